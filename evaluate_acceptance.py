@@ -1,0 +1,203 @@
+"""Does a tuned draft raise the acceptance rate? Two ways to measure, one harness.
+
+Hypothesis (seed 000): a draft tuned by DPO on assistive-technology (AT) preference pairs is closer to the verifier on
+AT prompts than the base draft, so acceptance rises. Null: the mean paired difference over AT prompts is zero.
+The test that decides, fixed before any tuned draft was measured: on the 120 AT prompts of prompts/at.jsonl, `paired`,
+the mean over prompts of (tuned − base) per-prompt mean Σ_x min(p, q); the null is rejected if the two-sided 95%
+percentile bootstrap interval over prompts excludes 0. Everything else (query types, general prompts, controls) is
+exploratory: about a dozen more intervals at 95% each, of which one may exclude 0 by chance alone.
+
+  complete   the verifier's own answers, once per prompt, batched and seeded            → results/completions.jsonl
+  paired     Σ_x min(p, q) of every draft at every position of those same answers: the difference between drafts
+             carries no acceptance noise, so small effects show                         → results/paired.jsonl
+  live       the engine as a user runs it, base and tuned, several seeds                → results/live.jsonl
+  report     bootstrap over prompts (never tokens), per domain and query type           → results/acceptance.json
+
+Every step appends a row per prompt and resumes where it was stopped.
+
+    python evaluate_acceptance.py complete
+    python evaluate_acceptance.py paired --drafts base dpo=final_adapter
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jsonl import BadLine, append_jsonl, read_jsonl
+from models import add_model_arguments, chat_text, choose_pair, load_model, load_tokenizer, pack_linears, stop_ids
+from speculative_decode import Engine, Settings, run_prompt, to_probs
+from terminal import Problem, run, say
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PROMPT_FILES = ("prompts/seed.jsonl", "prompts/at.jsonl", "prompts/general.jsonl")
+
+
+def read_rows(files: Iterable[str | Path]) -> list[dict]:
+    """The rows of evaluation prompt files, or of our own result files."""
+    try:
+        return [row for file in files for row in read_jsonl(file, required=("prompt",))]
+    except FileNotFoundError as fault:
+        raise Problem(f"no file {fault.filename}. Run the step that writes it first; see --help.") from None
+    except BadLine as fault:
+        raise Problem(f"{fault}. Mend or delete that line; finished rows are kept.") from None
+
+
+# --- complete ---------------------------------------------------------------------------------------------------------
+
+def complete(args: argparse.Namespace) -> None:
+    """Samples one answer per prompt from the verifier alone, in batches of prompts of similar length."""
+    import torch
+    from tqdm import tqdm
+    from transformers import GenerationConfig, set_seed
+
+    pair, settings = choose_pair(args), read_settings(args)
+    done = {row["prompt"] for row in read_rows([args.completions])} if args.completions.exists() else set()
+    todo = sorted((row for row in read_rows(args.prompts) if row["prompt"] not in done), key=lambda row: len(row["prompt"]))
+    if not todo:
+        return say(f"all {len(done)} answers are in {args.completions} already")
+    tokenizer, model = load_tokenizer(pair.verifier), pack_linears(load_model(pair.verifier, pair.quantization))
+    tokenizer.padding_side, tokenizer.pad_token = "left", tokenizer.pad_token or tokenizer.eos_token
+    named, stop = _named_ids(tokenizer), stop_ids(model, tokenizer)
+    # A config of our own: the model's shipped one may add top-k, top-p or a repetition penalty, and p is none of these.
+    law = GenerationConfig(do_sample=True, temperature=settings.temperature, top_k=0, top_p=1.0,
+                           max_new_tokens=settings.max_new_tokens, eos_token_id=sorted(stop),
+                           pad_token_id=tokenizer.pad_token_id,
+                           suppress_tokens=[row for row in range(model.config.vocab_size) if row not in named] or None)
+    for start in tqdm(range(0, len(todo), args.batch_size), desc="answers", unit="batch"):
+        batch = todo[start:start + args.batch_size]
+        inputs = tokenizer([chat_text(tokenizer, row["prompt"]) for row in batch], return_tensors="pt", padding=True,
+                           add_special_tokens=False).to(model.device)
+        set_seed(args.seed + len(done) + start)  # a resumed run draws anew for the prompts still open
+        with torch.inference_mode():
+            answers = model.generate(**inputs, generation_config=law)[:, inputs["input_ids"].shape[1]:].tolist()
+        for row, answer in zip(batch, answers, strict=True):
+            append_jsonl(args.completions, {**row, "token_ids": _until_stop(answer, stop), "seed": args.seed})
+
+
+def _named_ids(tokenizer) -> set[int]:
+    from check_vocab_compatibility import named_tokens
+
+    return set(named_tokens(tokenizer).values())
+
+
+def _until_stop(tokens: list[int], stop: frozenset[int]) -> list[int]:
+    """The answer with its stop token, without the padding behind it."""
+    end = next((place + 1 for place, token in enumerate(tokens) if token in stop), len(tokens))
+    return tokens[:end]
+
+
+# --- paired -----------------------------------------------------------------------------------------------------------
+
+def paired(args: argparse.Namespace) -> None:
+    """Computes, for every stored answer and every draft, the mean of Σ_x min(p, q) over the answer's positions.
+
+    Both models read the answer once, teacher-forced; p and q are those of `speculative_decode.py` at the same
+    temperature, so the value is the probability that a draft at that position would be accepted
+    (Leviathan et al. 2023, definition 3.1 and corollary 3.6).
+    """
+    import torch
+    from tqdm import tqdm
+
+    drafts = dict(_named_draft(text) for text in args.drafts)
+    answers, settings = read_rows([args.completions]), read_settings(args)
+    finished = {(row["prompt"], name) for row in (read_rows([args.paired]) if args.paired.exists() else [])
+                for name in row["overlap"]}
+    todo = [(row, missing) for row in answers
+            if (missing := [name for name in drafts if (row["prompt"], name) not in finished])]
+    if not todo:
+        return say(f"every draft is measured on all {len(answers)} answers in {args.paired} already")
+    engine = Engine(choose_pair(args))
+    drafters = {name: engine.load_drafter(path)[0] for name, path in drafts.items()
+                if any(name in missing for _, missing in todo)}
+    with torch.inference_mode():
+        for row, missing in tqdm(todo, desc="paired", unit="prompt"):
+            target_prompt, draft_prompt = engine.prompt_ids(row["prompt"], settings)
+            p = _target_probs(engine, target_prompt, row["token_ids"], settings)
+            overlap = {name: _overlap(p, drafters[name], draft_prompt, row["token_ids"], settings).tolist()
+                       for name in missing}
+            append_jsonl(args.paired, {
+                **{key: value for key, value in row.items() if key not in ("token_ids", "seed")},
+                "positions": len(row["token_ids"]),
+                "overlap": {name: sum(values) / len(values) for name, values in overlap.items()}})
+
+
+def _target_probs(engine: Engine, prompt: list[int], answer: list[int], settings: Settings) -> Tensor:
+    """p [n, V] at the n positions of `answer`."""
+    engine.verifier.start()
+    return to_probs(engine.verifier.feed(prompt + answer[:-1], keep=len(answer)), settings)
+
+
+def _overlap(p: Tensor, drafter, prompt: list[int], answer: list[int], settings: Settings) -> Tensor:
+    """Σ_x min(p, q) [n], with q from one pass of the draft over its own spelling of the same text."""
+    import torch
+
+    spelled = [drafter.shared.translate([token]) for token in answer[:-1]]
+    context = prompt + [token for piece in spelled for token in piece]
+    # q for position i is read after the last draft token of answer[:i].
+    ends = torch.tensor([0, *(len(piece) for piece in spelled)]).cumsum(0)
+    drafter.model.start()
+    logits = drafter.model.feed(context, keep=len(context) - len(prompt) + 1)[ends][:, drafter.draft_ids]
+    return torch.minimum(p[:, drafter.target_ids], to_probs(logits, settings)).sum(-1)
+
+
+def _named_draft(text: str) -> tuple[str, str | None]:
+    """"base" → no adapter; "dpo=final_adapter" → the adapter in that folder."""
+    name, _, path = text.partition("=")
+    return name, path or None
+
+
+def read_settings(args: argparse.Namespace) -> Settings:
+    return Settings(k=args.k, temperature=args.temperature, max_new_tokens=args.max_new_tokens)
+
+
+# --- live -------------------------------------------------------------------------------------------------------------
+
+def live(args: argparse.Namespace) -> None:
+    """Decodes every prompt with every draft and seed, and once a seed with the plain verifier for the speed-up."""
+    from tqdm import tqdm
+
+    drafts = dict(_named_draft(text) for text in args.drafts)
+    settings = read_settings(args)
+    done = {(row["prompt"], row["mode"], row["seed"]) for row in (read_rows([args.live]) if args.live.exists() else [])}
+    todo = [(row, name, seed) for row in read_rows(args.prompts)
+            for seed in range(args.seed, args.seed + args.seeds) for name in ("verifier", *drafts)
+            if (row["prompt"], name, seed) not in done]
+    if not todo:
+        return say(f"all {len(done)} runs are in {args.live} already")
+    engine = Engine(choose_pair(args))
+    drafters = {"verifier": None, **{name: engine.load_drafter(path)[0] for name, path in drafts.items()}}
+    for row, name, seed in tqdm(todo, desc="live", unit="run"):
+        result = run_prompt(engine, row["prompt"], name, settings, seed, drafters[name])
+        if result.pop("interrupted"):
+            raise KeyboardInterrupt
+        result["trace"] = [[block.drafted, block.accepted, len(block.tokens)] for block in result["trace"][1:]]
+        append_jsonl(args.live, {**row, **{key: value for key, value in result.items() if key != "text"}})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=("complete", "paired", "live"))
+    parser.add_argument("--prompts", nargs="+", default=PROMPT_FILES, metavar="FILE", help="(default: all of prompts/)")
+    parser.add_argument("--drafts", nargs="+", default=["base", "dpo=final_adapter"], metavar="NAME[=ADAPTER]",
+                        help="(default: base dpo=final_adapter)")
+    parser.add_argument("--completions", type=Path, default=Path("results/completions.jsonl"))
+    parser.add_argument("--paired", type=Path, default=Path("results/paired.jsonl"))
+    parser.add_argument("--live", type=Path, default=Path("results/live.jsonl"))
+    parser.add_argument("--seeds", type=int, default=5, help="live: runs per prompt and draft (default 5)")
+    parser.add_argument("--batch-size", type=int, default=32, help="complete: prompts per batch (default 32)")
+    parser.add_argument("--k", type=int, default=4, help="draft length K (default 4)")
+    parser.add_argument("--temperature", type=float, default=0.7, help="(default 0.7)")
+    parser.add_argument("--max-new-tokens", type=int, default=200, help="(default 200)")
+    add_model_arguments(parser)
+    args = parser.parse_args()
+    args.completions.parent.mkdir(parents=True, exist_ok=True)
+    {"complete": complete, "paired": paired, "live": live}[args.step](args)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,147 @@
+"""Loads preference pairs in the form TRL trains on, and shows what the model will see.
+
+TRL applies a chat template to message lists alone, plain strings get none, so every pair becomes
+
+    {"prompt": [{"role": "user", …}], "chosen": [{"role": "assistant", …}], "rejected": [{"role": "assistant", …}]}
+
+As a script it reports, in the draft's tokens, how long the rows are and what a maximal length would cut.
+
+    python preprocess_and_load_dataset.py [--dataset dpo_clean.jsonl]
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jsonl import BadLine, read_jsonl
+from models import Pair, add_model_arguments, choose_pair, load_tokenizer
+from terminal import Problem, put_json, run
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerBase
+
+DEFAULT_DATASET = Path("dpo_clean.jsonl")
+
+
+def read_pairs(path: Path) -> list[dict]:
+    """The rows of a preference file.
+
+    Raises:
+        Problem: no such file, or a row (named by its line) that lacks prompt, chosen or rejected.
+    """
+    try:
+        rows = list(read_jsonl(path, required=("prompt", "chosen", "rejected")))
+    except FileNotFoundError:
+        raise Problem(f"no dataset at {path}. Name one by --dataset, or make it with data_generation.py and "
+                      "clean_dataset.py.") from None
+    except BadLine as fault:
+        raise Problem(f"{fault}. Mend that line, or let clean_dataset.py sort it out.") from None
+    if not rows:
+        raise Problem(f"{path} holds no rows. Name another file by --dataset.")
+    return rows
+
+
+def split_rows(rows: list[dict], eval_fraction: float, seed: int) -> tuple[list[dict], list[dict]]:
+    """Splits into train and held-out rows; all rows of one prompt land on the same side.
+
+    Raises:
+        Problem: one of the two sides would be empty.
+    """
+    prompts = sorted({row["prompt"] for row in rows})
+    random.Random(seed).shuffle(prompts)
+    held_out = set(prompts[:round(len(prompts) * eval_fraction)])
+    sides = [row for row in rows if row["prompt"] not in held_out], [row for row in rows if row["prompt"] in held_out]
+    if not sides[0] or (eval_fraction > 0 and not sides[1]):
+        raise Problem(f"{len(prompts)} prompts are too few to hold out {eval_fraction:.0%} of them. "
+                      "Add rows, or pass --eval-fraction 0.")
+    return sides
+
+
+def as_messages(row: dict) -> dict:
+    return {"prompt": [{"role": "user", "content": row["prompt"]}],
+            "chosen": [{"role": "assistant", "content": row["chosen"]}],
+            "rejected": [{"role": "assistant", "content": row["rejected"]}]}
+
+
+def load_preference_dataset(path: str | Path = DEFAULT_DATASET, eval_fraction: float = 0.05,
+                            seed: int = 42) -> tuple[Dataset, Dataset]:
+    """Returns (train, held-out) in TRL's conversational form; held-out is empty for eval_fraction 0."""
+    from datasets import Dataset
+
+    return tuple(Dataset.from_list([as_messages(row) for row in side])
+                 for side in split_rows(read_pairs(Path(path)), eval_fraction, seed))
+
+
+def training_tokenizer(pair: Pair) -> PreTrainedTokenizerBase:
+    """The draft's tokenizer with the verifier's chat template: at decoding the draft reads the verifier's text.
+
+    (Phi-3 Mini's own template has a system role and Medium's has none; SmolLM2 and Qwen introduce themselves by
+    different system prompts.)
+    """
+    tokenizer = load_tokenizer(pair.draft)
+    tokenizer.chat_template = load_tokenizer(pair.verifier).chat_template or tokenizer.chat_template
+    if not tokenizer.chat_template:
+        raise Problem(f"neither {pair.draft.id} nor {pair.verifier.id} has a chat template, and preference pairs are "
+                      "chats. Choose instruction-tuned models.")
+    return tokenizer
+
+
+def token_lengths(rows: list[dict], tokenizer: PreTrainedTokenizerBase) -> list[dict[str, int]]:
+    """Tokens of the rendered prompt, and of each answer behind it, for every row."""
+    lengths = []
+    for row in map(as_messages, rows):
+        prompt = len(_rendered(tokenizer, row["prompt"], add_generation_prompt=True))
+        lengths.append({"prompt": prompt, **{side: len(_rendered(tokenizer, row["prompt"] + row[side])) - prompt
+                                             for side in ("chosen", "rejected")}})
+    return lengths
+
+
+def _rendered(tokenizer, messages: list[dict], **options) -> list[int]:
+    return tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False, **options)
+
+
+def report(rows: list[dict], tokenizer, max_length: int) -> dict:
+    lengths = token_lengths(rows, tokenizer)
+    percentiles = {}
+    for side in ("prompt", "chosen", "rejected"):
+        ordered = sorted(row[side] for row in lengths)
+        percentiles[side] = {f"p{share}": ordered[min(len(ordered) * share // 100, len(ordered) - 1)]
+                             for share in (0, 50, 90, 99, 100)}
+    return {"rows": len(rows), "tokens": percentiles, "max_length": max_length,
+            "cut_by_max_length": {side: sum(row["prompt"] + row[side] > max_length for row in lengths)
+                                  for side in ("chosen", "rejected")},
+            "prompts_that_fill_max_length": sum(row["prompt"] >= max_length for row in lengths),
+            "example": tokenizer.apply_chat_template(
+                as_messages(rows[0])["prompt"] + as_messages(rows[0])["chosen"], tokenize=False)}
+
+
+def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--dataset", type=Path, default=DEFAULT_DATASET, metavar="FILE", help="(default %(default)s)")
+    parser.add_argument("--max-length", type=int, default=512, help="tokens of prompt and answer (default 512)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_dataset_arguments(parser)
+    parser.add_argument("--json", metavar="FILE", help="write the report as JSON to FILE, or - for stdout")
+    add_model_arguments(parser)
+    args = parser.parse_args()
+    rows = read_pairs(args.dataset)
+    result = report(rows, training_tokenizer(choose_pair(args)), args.max_length)
+    if args.json:
+        put_json(result, args.json)
+    if args.json != "-":
+        print(f"{result['rows']} rows; tokens in the draft's vocabulary (smallest, median, 90%, 99%, largest):")
+        for side, values in result["tokens"].items():
+            print(f"  {side:9s}" + "".join(f"{value:6d}" for value in values.values()))
+        cut = result["cut_by_max_length"]
+        print(f"max length {args.max_length} cuts {cut['chosen']} chosen and {cut['rejected']} rejected answers")
+        print(f"\nthe first row as the model sees it:\n\n{result['example']}")
+
+
+if __name__ == "__main__":
+    run(main)
