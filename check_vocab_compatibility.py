@@ -20,7 +20,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 from models import Model, _from_pretrained, add_model_arguments, choose_pair, load_tokenizer
 from terminal import Problem, put_json, run
@@ -73,7 +73,7 @@ def vocabulary_map(draft_tokenizer, target_tokenizer) -> VocabularyMap:
     # The BPE model itself cuts a token's string into draft tokens: no normaliser or pre-tokenizer adds a space.
     cut = draft_tokenizer.backend_tokenizer.model.tokenize
 
-    @lru_cache(maxsize=None)
+    @cache
     def spell(id: int) -> tuple[int, ...]:
         token = target_by_id[id]
         if token in draft:

@@ -22,7 +22,7 @@ Every step appends a row per prompt and resumes where it was stopped.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 

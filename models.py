@@ -132,7 +132,8 @@ def choose_pair(args: argparse.Namespace) -> Pair:
 def device() -> str:
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    # Under `accelerate launch` every process has a current GPU of its own.
+    return f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
 
 
 def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:

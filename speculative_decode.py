@@ -34,8 +34,18 @@ from typing import TYPE_CHECKING
 from check_vocab_compatibility import VocabularyMap, named_tokens, vocabulary_map
 from environment import environment, peak_memory_bytes
 from jsonl import BadLine, append_jsonl, read_jsonl, write_whole
-from models import (Pair, add_model_arguments, chat_text, choose_pair, load_adapter, load_model, load_tokenizer,
-                    pack_linears, stop_ids, token_ids)
+from models import (
+    Pair,
+    add_model_arguments,
+    chat_text,
+    choose_pair,
+    load_adapter,
+    load_model,
+    load_tokenizer,
+    pack_linears,
+    stop_ids,
+    token_ids,
+)
 from terminal import Problem, put_json, run, say
 
 if TYPE_CHECKING:

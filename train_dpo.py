@@ -27,8 +27,13 @@ from pathlib import Path
 from environment import environment, peak_memory_bytes
 from jsonl import append_jsonl, read_jsonl, to_line, write_whole
 from models import Pair, add_model_arguments, choose_pair, load_model
-from preprocess_and_load_dataset import (add_dataset_arguments, load_preference_dataset, read_pairs, token_lengths,
-                                         training_tokenizer)
+from preprocess_and_load_dataset import (
+    add_dataset_arguments,
+    load_preference_dataset,
+    read_pairs,
+    token_lengths,
+    training_tokenizer,
+)
 from terminal import Problem, put_json, run, say
 
 METRICS = ("loss", "rewards/margins", "rewards/accuracies", "rewards/chosen", "rewards/rejected", "grad_norm",
@@ -178,11 +183,14 @@ def prepare_checkpoints(args: argparse.Namespace, settings: dict) -> tuple[Path,
     Raises:
         Problem: --resume without a checkpoint, or with one of other settings.
     """
+    from accelerate import PartialState
+
     folder = Path("checkpoints") / args.output_dir.resolve().name
     known = folder / "settings.json"
     if not args.resume:
-        shutil.rmtree(folder, ignore_errors=True)
-        write_whole(known, json.dumps(settings, indent=2) + "\n")
+        if PartialState().is_main_process:  # under `accelerate launch` this runs in every process
+            shutil.rmtree(folder, ignore_errors=True)
+            write_whole(known, json.dumps(settings, indent=2) + "\n")
         return folder, None
     checkpoint = last_checkpoint(folder)
     if checkpoint is None:

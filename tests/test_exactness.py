@@ -16,7 +16,7 @@ import speculative_decode
 from check_vocab_compatibility import VocabularyMap
 from speculative_decode import CachedModel, Drafter, Settings, decode, summarize, verify_draft
 
-VOCABULARY, LENGTH, SAMPLES = 4, 4, 3000
+VOCABULARY, LENGTH, SAMPLES = 4, 4, 2000
 NEVER = frozenset()
 
 
@@ -159,10 +159,12 @@ def broken_rule(accept=None, correct=None, free=None):
         uniform = torch.rand(count, generator=generator)
         accepted = (accept or (lambda u, p, q: u * q < p))(uniform, p_token, q_token)
         n = int(accepted.long().cumprod(0).sum())
-        if n < count:
-            weights = (correct or (lambda p, q: (p - q).clamp(min=0)))(p[n], q[n])
+        if n == count:
+            weights = p[n] if free is None else free(p[n])
+        elif correct is None:
+            weights = (p[n] - q[n]).clamp(min=0)
         else:
-            weights = (free or (lambda p: p))(p[n])
+            weights = correct(p[n], q[n])
         return n, int(torch.multinomial(weights + 1e-12, 1, generator=generator))
 
     return rule

@@ -1,0 +1,209 @@
+"""How fast is the loop? transformers' own decoding against ours, in one process and in turn, prompt by prompt.
+
+For every prompt of the seed's tables: `generate` of transformers, on the verifier as loaded and with its linear layers
+packed as ours are; our loop without a draft; our loop at several K. On a pair with identical vocabulary (SmolLM2
+drafting for itself, which says nothing about speed-up) our loop against transformers' assisted generation. If
+llama-cpp-python happens to be installed, llama.cpp's plain decoding of the verifier's GGUF file (--llama-cpp FILE).
+
+Reported: medians over prompts, ratios, the cost ratio c = (draft step) / (verifier step), and the speed-up that theory
+predicts, twice: from α alone, as if positions were independent (Leviathan et al. 2023, theorem 3.8),
+
+    (1 − α^(K+1)) / ((1 − α) (cK + 1)),
+
+and from the tokens per block really measured, τ / (cK + 1). Acceptances are not independent, so the first is too high.
+
+    python benchmark_decoding.py --json results/benchmark.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+from environment import environment, peak_memory_bytes
+from evaluate_acceptance import read_rows
+from models import SMOLLM2, Pair, add_model_arguments, choose_pair, load_model
+from speculative_decode import CachedModel, Engine, Settings, run_prompt
+from terminal import Problem, put_json, run, say
+
+
+def predicted_speedup(alpha: float, k: int, c: float) -> float:
+    """Leviathan et al. 2023, theorem 3.8; α < 1."""
+    return (1 - alpha ** (k + 1)) / ((1 - alpha) * (c * k + 1))
+
+
+def generate_speed(model, engine: Engine, prompt: str, settings: Settings, seed: int, **options) -> float:
+    """Tokens per second of transformers' `generate` under the same sampling law."""
+    import torch
+    from transformers import GenerationConfig, set_seed
+
+    ids = torch.tensor([engine.prompt_ids(prompt, settings)[0]], device=model.device)
+    law = GenerationConfig(do_sample=True, temperature=settings.temperature, top_k=0, top_p=1.0,
+                           max_new_tokens=settings.max_new_tokens, eos_token_id=sorted(engine.stop),
+                           pad_token_id=min(engine.stop))
+    set_seed(seed)
+    started = time.perf_counter()
+    with torch.inference_mode():
+        out = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=law, **options)
+    return (out.shape[1] - ids.shape[1]) / (time.perf_counter() - started)
+
+
+def measure(engine: Engine, drafter, plain_model, prompts: list[str], args) -> list[dict]:
+    """One row a prompt: tokens per second of every contender, and the runs of our loop at each K."""
+    from tqdm import tqdm
+
+    rows = []
+    for prompt in tqdm(prompts, desc="prompts"):
+        settings = Settings(max_new_tokens=args.max_new_tokens)
+        row = {"prompt": prompt,
+               "generate": generate_speed(plain_model, engine, prompt, settings, args.seed),
+               "generate_packed": generate_speed(engine.verifier.model, engine, prompt, settings, args.seed),
+               "ours": _run(engine, prompt, settings, args.seed)}
+        for k in args.k:
+            row[f"K={k}"] = _run(engine, prompt, Settings(k=k, max_new_tokens=args.max_new_tokens), args.seed, drafter)
+        rows.append(row)
+    return rows
+
+
+def _run(engine: Engine, prompt: str, settings: Settings, seed: int, drafter=None) -> dict:
+    result = run_prompt(engine, prompt, "base" if drafter else "verifier", settings, seed, drafter)
+    if result["interrupted"]:
+        raise KeyboardInterrupt
+    return {key: result[key] for key in ("tokens", "seconds", "tokens_per_second", "drafted", "accepted", "blocks",
+                                         "acceptance_rate", "expected_acceptance", "block_efficiency", "draft_seconds",
+                                         "verify_seconds", "other_seconds", "prefill_seconds")}
+
+
+def step_seconds(model: CachedModel, context: int = 64, steps: int = 20, width: int = 1) -> float:
+    """Median seconds of one forward pass of `width` tokens behind `context` cached ones."""
+    import torch
+
+    with torch.inference_mode():
+        model.start()
+        model.feed(list(range(context)))
+        spent = []
+        for _ in range(steps):
+            before = model.seconds
+            model.feed(list(range(width)), keep=width)
+            model.drop(width)
+            spent.append(model.seconds - before)
+    return statistics.median(spent)
+
+
+def summarize_rows(rows: list[dict], ks: list[int], costs: dict) -> dict:
+    """Medians over prompts; ratios are medians of the paired ratios, prompt by prompt."""
+    def median(values):
+        return statistics.median(list(values))
+
+    c = costs["draft"] / costs["verifier"]
+    summary = {"generate": median(row["generate"] for row in rows),
+               "generate_packed": median(row["generate_packed"] for row in rows),
+               "ours": median(row["ours"]["tokens_per_second"] for row in rows),
+               "ours_over_generate": median(row["ours"]["tokens_per_second"] / row["generate"] for row in rows),
+               "ours_over_generate_packed": median(row["ours"]["tokens_per_second"] / row["generate_packed"] for row in rows),
+               "seconds_per_step": costs, "c": c, "by_k": []}
+    for k in ks:
+        runs = [row[f"K={k}"] for row in rows]
+        alpha = statistics.mean(result["expected_acceptance"] for result in runs)
+        tau = sum(result["tokens"] for result in runs) / sum(result["blocks"] for result in runs)
+        summary["by_k"].append({
+            "k": k, "tokens_per_second": median(result["tokens_per_second"] for result in runs),
+            "over_generate": median(row[f"K={k}"]["tokens_per_second"] / row["generate"] for row in rows),
+            "over_ours": median(row[f"K={k}"]["tokens_per_second"] / row["ours"]["tokens_per_second"] for row in rows),
+            "acceptance_rate": sum(result["accepted"] for result in runs) / sum(result["drafted"] for result in runs),
+            "expected_acceptance": alpha, "block_efficiency": tau,
+            "predicted_from_alpha": predicted_speedup(alpha, k, c), "predicted_from_blocks": tau / (c * k + 1),
+            "overhead_share": sum(result["other_seconds"] for result in runs) / sum(result["seconds"] for result in runs)})
+    return summary
+
+
+def same_vocabulary(prompts: list[str], args) -> dict:
+    """SmolLM2 drafts for itself: our loop and transformers' assisted generation do the same work at K = 4."""
+    engine = Engine(Pair("smollm2-self", SMOLLM2, SMOLLM2))
+    drafter, _ = engine.load_drafter()
+    settings = Settings(k=4, max_new_tokens=args.max_new_tokens)
+    assistant = drafter.model.model
+    assistant.generation_config.num_assistant_tokens = 4
+    assistant.generation_config.num_assistant_tokens_schedule = "constant"
+    assistant.generation_config.assistant_confidence_threshold = 0
+    ours = [_run(engine, prompt, settings, args.seed, drafter)["tokens_per_second"] for prompt in prompts]
+    theirs = [generate_speed(engine.verifier.model, engine, prompt, settings, args.seed, assistant_model=assistant)
+              for prompt in prompts]
+    return {"k": 4, "ours": statistics.median(ours), "assisted_generation": statistics.median(theirs)}
+
+
+def llama_cpp(file: Path, prompts: list[str], args) -> float | None:
+    """Median tokens per second of llama.cpp on the verifier's GGUF file; None where it is not installed."""
+    try:
+        from llama_cpp import Llama
+    except ImportError:
+        say("llama-cpp-python is not installed; that row is left out")
+        return None
+    if not file.is_file():
+        raise Problem(f"no GGUF file at {file}. Name the verifier's by --llama-cpp.")
+    model = Llama(str(file), n_ctx=1024, verbose=False, seed=args.seed)
+    speeds = []
+    for prompt in prompts:
+        started = time.perf_counter()
+        out = model.create_chat_completion([{"role": "user", "content": prompt}], temperature=0.7, top_k=0, top_p=1.0,
+                                           max_tokens=args.max_new_tokens)
+        speeds.append(out["usage"]["completion_tokens"] / (time.perf_counter() - started))
+    return statistics.median(speeds)
+
+
+def print_summary(summary: dict) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("", "tokens/s", "× generate", "× ours", "α", "Σmin", "tokens/block", "predicted (α)", "predicted (blocks)"):
+        table.add_column(name, justify="left" if not name else "right")
+    table.add_row("generate", f"{summary['generate']:.2f}", "1.00")
+    table.add_row("generate, packed linears", f"{summary['generate_packed']:.2f}",
+                  f"{summary['generate_packed'] / summary['generate']:.2f}")
+    table.add_row("ours, no draft", f"{summary['ours']:.2f}", f"{summary['ours_over_generate']:.2f}", "1.00")
+    for row in summary["by_k"]:
+        table.add_row(f"ours, K={row['k']}", *(f"{row[key]:.2f}" for key in (
+            "tokens_per_second", "over_generate", "over_ours", "acceptance_rate", "expected_acceptance",
+            "block_efficiency", "predicted_from_alpha", "predicted_from_blocks")))
+    Console(highlight=False).print(table)
+    print(f"cost ratio c = {summary['c']:.3f}; time outside the models' forwards: "
+          + ", ".join(f"K={row['k']} {row['overhead_share']:.1%}" for row in summary["by_k"]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", nargs="+", default=["prompts/seed.jsonl"], metavar="FILE")
+    parser.add_argument("--k", type=int, nargs="+", default=[1, 2, 3, 4, 6, 8], help="draft lengths (default 1 2 3 4 6 8)")
+    parser.add_argument("--max-new-tokens", type=int, default=64, help="(default 64)")
+    parser.add_argument("--llama-cpp", type=Path, metavar="FILE", help="the verifier's GGUF file, for llama.cpp's row")
+    parser.add_argument("--skip-same-vocabulary", action="store_true")
+    parser.add_argument("--json", metavar="FILE", help="write everything as JSON to FILE, or - for stdout")
+    add_model_arguments(parser)
+    args = parser.parse_args()
+    if min(args.k) < 1:
+        raise Problem("--k takes draft lengths of at least 1.")
+    prompts = [row["prompt"] for row in read_rows(args.prompts)]
+    pair = choose_pair(args)
+    engine = Engine(pair)
+    drafter, _ = engine.load_drafter()
+    peak = peak_memory_bytes()  # of decoding alone; the unpacked verifier below is for comparison
+    costs = {"draft": step_seconds(drafter.model), "verifier": step_seconds(engine.verifier),
+             "verifier_of_5": step_seconds(engine.verifier, width=5)}
+    rows = measure(engine, drafter, load_model(pair.verifier, pair.quantization), prompts, args)
+    summary = summarize_rows(rows, args.k, costs)
+    result = {"pair": pair.name, "settings": {"temperature": 0.7, "max_new_tokens": args.max_new_tokens, "seed": args.seed,
+                                              "prompts": len(prompts)},
+              "summary": summary, "peak_memory_bytes": peak, "environment": environment(), "rows": rows,
+              "same_vocabulary": None if args.skip_same_vocabulary else same_vocabulary(prompts, args),
+              "llama_cpp": llama_cpp(args.llama_cpp, prompts, args) if args.llama_cpp else None}
+    if args.json:
+        put_json(result, args.json)
+    if args.json != "-":
+        print_summary(summary)
+
+
+if __name__ == "__main__":
+    run(main)
