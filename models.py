@@ -129,6 +129,20 @@ def choose_pair(args: argparse.Namespace) -> Pair:
 
 # --- loading ----------------------------------------------------------------------------------------------------------
 
+def keep_freed_memory() -> None:
+    """Tells glibc to keep freed tensors for reuse; without effect where the C library is another.
+
+    By default it hands every large one back to the kernel, which zeroes each page again at the next allocation: half
+    the time of a training step of SmolLM2 on two cores. `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` helps further.
+    """
+    import ctypes
+
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda option, value: 0)
+        mallopt(-4, 0)  # M_MMAP_MAX: no allocation by mmap
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: return nothing below 2 GiB
+
+
 def device() -> str:
     import torch
 

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from environment import environment, peak_memory_bytes
 from jsonl import append_jsonl, read_jsonl, to_line, write_whole
-from models import Pair, add_model_arguments, choose_pair, load_model
+from models import Pair, add_model_arguments, choose_pair, keep_freed_memory, load_model
 from preprocess_and_load_dataset import (
     add_dataset_arguments,
     load_preference_dataset,
@@ -106,6 +106,7 @@ def make_trainer(args: argparse.Namespace, pair: Pair, checkpoints: Path, train,
     """Loads the model, puts a fresh adapter on it and returns TRL's trainer, its first line of the plan printed."""
     from trl import DPOTrainer
 
+    keep_freed_memory()
     model = load_model(pair.draft, pair.quantization)
     # PEFT and TRL write this name into every file; a converted GGUF would leave a path of this machine there.
     model.name_or_path = model.config.name_or_path = pair.draft.id
