@@ -26,14 +26,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from check_vocab_compatibility import named_tokens
+from environment import environment
 from jsonl import BadLine, append_jsonl, read_jsonl
 from models import add_model_arguments, chat_text, choose_pair, load_model, load_tokenizer, pack_linears, stop_ids
 from speculative_decode import Engine, Settings, run_prompt, to_probs
-from terminal import Problem, run, say
+from terminal import Problem, put_json, run, say
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+RESAMPLES = 10_000
 PROMPT_FILES = ("prompts/seed.jsonl", "prompts/at.jsonl", "prompts/general.jsonl")
 
 
@@ -62,7 +65,7 @@ def complete(args: argparse.Namespace) -> None:
         return say(f"all {len(done)} answers are in {args.completions} already")
     tokenizer, model = load_tokenizer(pair.verifier), pack_linears(load_model(pair.verifier, pair.quantization))
     tokenizer.padding_side, tokenizer.pad_token = "left", tokenizer.pad_token or tokenizer.eos_token
-    named, stop = _named_ids(tokenizer), stop_ids(model, tokenizer)
+    named, stop = set(named_tokens(tokenizer).values()), stop_ids(model, tokenizer)
     # A config of our own: the model's shipped one may add top-k, top-p or a repetition penalty, and p is none of these.
     law = GenerationConfig(do_sample=True, temperature=settings.temperature, top_k=0, top_p=1.0,
                            max_new_tokens=settings.max_new_tokens, eos_token_id=sorted(stop),
@@ -77,12 +80,6 @@ def complete(args: argparse.Namespace) -> None:
             answers = model.generate(**inputs, generation_config=law)[:, inputs["input_ids"].shape[1]:].tolist()
         for row, answer in zip(batch, answers, strict=True):
             append_jsonl(args.completions, {**row, "token_ids": _until_stop(answer, stop), "seed": args.seed})
-
-
-def _named_ids(tokenizer) -> set[int]:
-    from check_vocab_compatibility import named_tokens
-
-    return set(named_tokens(tokenizer).values())
 
 
 def _until_stop(tokens: list[int], stop: frozenset[int]) -> list[int]:
@@ -179,15 +176,89 @@ def live(args: argparse.Namespace) -> None:
         append_jsonl(args.live, {**row, **{key: value for key, value in result.items() if key != "text"}})
 
 
+# --- report -----------------------------------------------------------------------------------------------------------
+
+def report(args: argparse.Namespace) -> None:
+    """Writes the statistics of `paired`, and of `live` where it was run, to results/acceptance.json."""
+    settings = read_settings(args)
+    result = {"settings": {"k": settings.k, "temperature": settings.temperature,
+                           "max_new_tokens": settings.max_new_tokens, "seed": args.seed, "resamples": RESAMPLES},
+              "paired": compare_drafts(_paired_values(read_rows([args.paired])), args.seed)}
+    if args.live.exists():
+        rows = read_rows([args.live])
+        result["live"] = {name: compare_drafts(_live_values(rows, name), args.seed)
+                          for name in ("acceptance_rate", "expected_acceptance", "block_efficiency", "tokens_per_second")}
+    put_json({**result, "environment": environment()}, str(args.report))
+    for group, figures in result["paired"].items():
+        for name, change in figures["changes"].items():
+            low, high = change["interval"]
+            print(f"{group}: {name} − base = {change['mean']:+.4f}, 95% interval [{low:+.4f}, {high:+.4f}], "
+                  f"n = {figures['prompts']} prompts")
+
+
+def _paired_values(rows: list[dict]) -> list[tuple[dict, dict[str, float]]]:
+    """(prompt row, draft → mean Σ min(p, q)); drafts measured in separate runs of `paired` are joined."""
+    joined: dict[str, tuple[dict, dict[str, float]]] = {}
+    for row in rows:
+        joined.setdefault(row["prompt"], (row, {}))[1].update(row["overlap"])
+    return list(joined.values())
+
+
+def _live_values(rows: list[dict], figure: str) -> list[tuple[dict, dict[str, float]]]:
+    """(prompt row, draft → mean of `figure` over the seeds); the plain verifier has no draft and is left out."""
+    values: dict[str, tuple[dict, dict[str, list[float]]]] = {}
+    for row in rows:
+        if row["mode"] != "verifier" and row[figure] is not None:
+            values.setdefault(row["prompt"], (row, {}))[1].setdefault(row["mode"], []).append(row[figure])
+    return [(row, {name: sum(found) / len(found) for name, found in drafts.items()}) for row, drafts in values.values()]
+
+
+def groups_of(row: dict) -> list[str]:
+    """The groups that a prompt counts in: the seed's own prompts stand apart from the large sets."""
+    if row["source"] == "seed":
+        return [f"seed {row['domain']}"]
+    return [row["domain"], f"{row['domain']}: {row['query_type']}"]
+
+
+def compare_drafts(values: list[tuple[dict, dict[str, float]]], seed: int) -> dict:
+    """Per group: the number of prompts, every draft's mean, and every tuned draft's paired change against base."""
+    groups: dict[str, list[dict[str, float]]] = {}
+    for row, drafts in values:
+        for group in groups_of(row):
+            groups.setdefault(group, []).append(drafts)
+    result = {}
+    for group, prompts in sorted(groups.items()):
+        names = sorted(set.intersection(*(set(drafts) for drafts in prompts)))
+        result[group] = {
+            "prompts": len(prompts), "means": {name: sum(drafts[name] for drafts in prompts) / len(prompts) for name in names},
+            "changes": {name: mean_with_interval([drafts[name] - drafts["base"] for drafts in prompts], seed)
+                        for name in names if name != "base" and "base" in names}}
+    return result
+
+
+def mean_with_interval(values: list[float], seed: int) -> dict:
+    """Mean and two-sided 95% percentile bootstrap interval over prompts, and how many prompts rose."""
+    import numpy
+    from scipy.stats import bootstrap
+
+    mean = sum(values) / len(values)
+    if len(set(values)) < 2:
+        return {"mean": mean, "interval": [mean, mean], "rose": sum(value > 0 for value in values)}
+    interval = bootstrap((numpy.array(values),), numpy.mean, n_resamples=RESAMPLES, method="percentile",
+                         rng=numpy.random.default_rng(seed)).confidence_interval
+    return {"mean": mean, "interval": [float(interval.low), float(interval.high)], "rose": sum(value > 0 for value in values)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", choices=("complete", "paired", "live"))
+    parser.add_argument("step", choices=("complete", "paired", "live", "report"))
     parser.add_argument("--prompts", nargs="+", default=PROMPT_FILES, metavar="FILE", help="(default: all of prompts/)")
     parser.add_argument("--drafts", nargs="+", default=["base", "dpo=final_adapter"], metavar="NAME[=ADAPTER]",
                         help="(default: base dpo=final_adapter)")
     parser.add_argument("--completions", type=Path, default=Path("results/completions.jsonl"))
     parser.add_argument("--paired", type=Path, default=Path("results/paired.jsonl"))
     parser.add_argument("--live", type=Path, default=Path("results/live.jsonl"))
+    parser.add_argument("--report", type=Path, default=Path("results/acceptance.json"))
     parser.add_argument("--seeds", type=int, default=5, help="live: runs per prompt and draft (default 5)")
     parser.add_argument("--batch-size", type=int, default=32, help="complete: prompts per batch (default 32)")
     parser.add_argument("--k", type=int, default=4, help="draft length K (default 4)")
@@ -196,7 +267,7 @@ def main() -> None:
     add_model_arguments(parser)
     args = parser.parse_args()
     args.completions.parent.mkdir(parents=True, exist_ok=True)
-    {"complete": complete, "paired": paired, "live": live}[args.step](args)
+    {"complete": complete, "paired": paired, "live": live, "report": report}[args.step](args)
 
 
 if __name__ == "__main__":
