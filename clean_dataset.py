@@ -34,7 +34,8 @@ STRAIGHT = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "\u00a
 
 def normalise(text: str) -> str:
     """Unicode NFC, straight quotes, ordinary single spaces."""
-    return re.sub(r"\s+", " ", unicodedata.normalize("NFC", text).translate(STRAIGHT)).strip()
+    # NFC last: a zero-width character between a letter and its accent would keep them apart until it is gone.
+    return unicodedata.normalize("NFC", re.sub(r"\s+", " ", text.translate(STRAIGHT))).strip()
 
 
 def seed_key(prompt: str) -> str:
@@ -62,6 +63,8 @@ def schema_fault(row: dict) -> str | None:
     for field in FIELDS:
         if not isinstance(row.get(field), str):
             return f"schema: '{field}' is not a text"
+    if not row["id"]:
+        return "schema: 'id' is empty"
     for field, values in CATEGORIES.items():
         if row[field] not in values:
             return f"schema: '{field}' is not in the rotation"
@@ -78,7 +81,7 @@ def text_fault(row: dict) -> str | None:
             return f"empty {field}"
         if CHAT_TOKENS.search(text):
             return f"chat-template token in {field}"
-        if BOILERPLATE.search(text):
+        if field != "prompt" and BOILERPLATE.search(text):  # a user may well be unable to do something
             return f"refusal or boilerplate in {field}"
         if not shortest <= len(text) <= longest:
             return f"{field} shorter than {shortest} or longer than {longest} characters"

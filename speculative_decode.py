@@ -245,11 +245,13 @@ def decode(verifier: CachedModel, prompt: list[int], settings: Settings, stop: f
         drafter.start(draft_prompt or prompt)
     yield clock.stamp(Block(0, 0, []))
     last, left = prompt[-1], settings.max_new_tokens
-    while left > 0 and last not in stop:
+    while left > 0:
         clock.restart()
         block = _block(verifier, drafter, last, min(settings.k, left - 1), settings, stop, generator)
         yield clock.stamp(block)
         last, left = block.tokens[-1], left - len(block.tokens)
+        if last in stop:  # not asked of the prompt, which may end in one: Phi-3's ends in <|assistant|>
+            break
 
 
 def _block(verifier: CachedModel, drafter: Drafter | None, last: int, k: int, settings: Settings,

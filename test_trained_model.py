@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from check_dataset import named
-
 from environment import environment
 from models import (
     add_model_arguments,

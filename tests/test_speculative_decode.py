@@ -45,13 +45,11 @@ def test_compare_reports_everything(cli, tiny, adapter, tmp_path, verifier, temp
     result = json.loads((tmp_path / "out.json").read_text())
     assert [run["mode"] for run in result["runs"]] == ["verifier", "base", "dpo"]
     assert [run["adapter"] for run in result["runs"]] == ["none", "none", "merged"]
-    if temperature == 0:
-        assert len({tuple(run["token_ids"]) for run in result["runs"]}) == 1, "greedy text does not depend on the draft"
     rows = list(read_jsonl(trace))
     for number, run in enumerate(result["runs"]):
         blocks = [Block(**{key: row[key] for key in Block.__dataclass_fields__}) for row in rows if row["run"] == number]
         figures = summarize(blocks)
-        assert figures == pytest.approx({key: run[key] for key in figures}), "the trace holds every figure"
+        assert figures == {key: run[key] for key in figures}, "the trace holds every figure"
         assert [token for block in blocks for token in block.tokens] == run["token_ids"]
         parts = run["draft_seconds"] + run["verify_seconds"] + run["other_seconds"]
         assert parts == pytest.approx(run["seconds"])
@@ -79,7 +77,8 @@ def test_prompts_file(cli, tiny, tmp_path):
 
 def test_rows_without_a_token_are_masked(tiny):
     engine = tiny_engine(tiny, tiny.overlapping)
-    logits = engine.verifier.feed([1, 2, 3])
+    with torch.inference_mode():
+        logits = engine.verifier.feed([1, 2, 3])
     assert logits.shape == (1, 352) and logits[0, 330:].isneginf().all() and logits[0, :330].isfinite().all()
 
 
