@@ -196,14 +196,14 @@ BROKEN_RULES = {
 @pytest.mark.parametrize("name", BROKEN_RULES)
 def test_broken_rule_is_caught(name, monkeypatch):
     monkeypatch.setattr(speculative_decode, "verify_draft", BROKEN_RULES[name])
-    assert agreement(Case(), settings()) < 1e-9
+    assert agreement(Case(), settings(k=2)) < 1e-6
 
 
 def test_the_replacement_itself_is_right():
     """The control of the controls: `broken_rule` with nothing broken passes."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(speculative_decode, "verify_draft", broken_rule())
-        assert agreement(Case(), settings()) > 1e-3
+        assert agreement(Case(), settings(k=2)) > 1e-3
 
 
 class NotRenormalised(Drafter):
@@ -246,7 +246,7 @@ class ArgmaxDraft(Drafter):
 
 @pytest.mark.parametrize("broken", [NotRenormalised, BeforeTemperature, ArgmaxDraft])
 def test_broken_draft_is_caught(broken):
-    assert agreement(Case(overlapping=True), settings(), drafter_class=broken) < 1e-9
+    assert agreement(Case(overlapping=True), settings(temperature=0.4), drafter_class=broken) < 1e-6
 
 
 class KeepsOneTooMany(CachedModel):
@@ -261,7 +261,7 @@ class DropsOneTooMany(CachedModel):
 
 @pytest.mark.parametrize("broken", [KeepsOneTooMany, DropsOneTooMany])
 def test_verifier_cache_off_by_one_is_caught(broken):
-    assert agreement(Case(), settings(), cached_class=broken) < 1e-9
+    assert agreement(Case(), settings(), cached_class=broken) < 1e-6
 
 
 def test_top_p_without_its_boundary_token_is_caught(monkeypatch):
@@ -275,15 +275,15 @@ def test_top_p_without_its_boundary_token_is_caught(monkeypatch):
         return kept / kept.sum(-1, keepdim=True)
 
     monkeypatch.setattr(speculative_decode, "to_probs", without_boundary)
-    assert agreement(Case(), SETTINGS["top-p"]) < 1e-9
+    assert agreement(Case(), SETTINGS["top-p"]) < 1e-6
 
 
 # --- the draft's cache: wrong contexts keep the law but cost acceptance, so Σ min(p, q) is compared exactly -----------
 
-def overlap_error(case: Case, settings: Settings, drafter_class=Drafter) -> float:
+def overlap_error(case: Case, settings: Settings, drafter_class=Drafter, samples=40) -> float:
     """The largest difference between Σ_x min(p, q) as the engine reports it and as the tables give it."""
     worst = 0.0
-    for blocks in case.run(settings, samples=40, drafter_class=drafter_class):
+    for blocks in case.run(settings, samples=samples, drafter_class=drafter_class):
         text: list[int] = []
         for block in blocks[1:]:
             for place, reported in enumerate(block.overlap):
@@ -327,7 +327,7 @@ class SkipsItsLastDraft(Drafter):
 
 @pytest.mark.parametrize("broken", [ForgetsOneTooMany, KeepsARejectedToken, SkipsItsLastDraft])
 def test_draft_cache_off_by_one_is_caught(broken):
-    assert overlap_error(Case(), settings(), drafter_class=broken) > 0.05
+    assert overlap_error(Case(), settings(k=2), drafter_class=broken, samples=200) > 0.05
 
 
 # --- acceptance -------------------------------------------------------------------------------------------------------

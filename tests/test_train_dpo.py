@@ -77,7 +77,7 @@ def test_a_run_leaves_a_whole_adapter_that_decodes(cli, tiny, home):
     result = json.loads(out)
     assert status == 0 and result["held_out"]["rows"] == 2 and len(result["texts"]) == 2
     # The same figure by TRL's road and by ours, up to bf16.
-    assert result["held_out"]["reward_margin"] == pytest.approx(metrics["held_out"]["eval_rewards/margins"], abs=0.02)
+    assert result["held_out"]["reward_margin"] == pytest.approx(metrics["held_out"]["eval_rewards/margins"], rel=0.05)
 
 
 @pytest.mark.parametrize("how", ["killed", "Ctrl-C"])
@@ -195,7 +195,7 @@ def test_preprocess_reports_lengths(cli, tiny, home):
 
 def test_accelerate_launch_two_processes(tiny, home):
     result = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
+        [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
          "--mixed_precision", "no", "--dynamo_backend", "no", str(ROOT / "train_dpo.py"), *map(str, options(tiny))],
         capture_output=True, text=True, timeout=300,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"})
