@@ -101,7 +101,8 @@ def paired(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     drafts = dict(_named_draft(text) for text in args.drafts)
-    answers, settings = read_rows([args.completions]), read_settings(args)
+    wanted, settings = {row["prompt"] for row in read_rows(args.prompts)}, read_settings(args)
+    answers = [row for row in read_rows([args.completions]) if row["prompt"] in wanted]
     finished = {(row["prompt"], name) for row in (read_rows([args.paired]) if args.paired.exists() else [])
                 for name in row["overlap"]}
     todo = [(row, missing) for row in answers

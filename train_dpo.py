@@ -94,8 +94,9 @@ def dpo_config(args: argparse.Namespace, checkpoints: Path, max_steps: int = -1)
         per_device_eval_batch_size=args.batch_size, gradient_accumulation_steps=args.gradient_accumulation,
         learning_rate=args.learning_rate, lr_scheduler_type="cosine", warmup_steps=args.warmup,
         beta=args.beta, loss_type=[args.loss], max_length=args.max_length,
-        # The reference never changes: one pass over the data serves both epochs.
-        precompute_ref_log_probs=True, precompute_ref_batch_size=args.batch_size,
+        # The reference never changes: one pass over the data serves both epochs. (TRL 1.16 keeps it in a file that other
+        # processes of a distributed run look for in a folder of their own.)
+        precompute_ref_log_probs=int(os.environ.get("WORLD_SIZE", 1)) == 1, precompute_ref_batch_size=args.batch_size,
         # Recomputing activations buys memory with a third more time: a GPU of 24 GB needs it, a laptop does not.
         bf16=True, gradient_checkpointing=on_gpu, use_cpu=not on_gpu,
         logging_steps=1, save_strategy="no" if max_steps > 0 else "steps", save_steps=args.save_steps,
