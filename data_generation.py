@@ -190,7 +190,7 @@ def print_plan(requests: list[Request]) -> None:
 
 def ask_api(requests: list[Request], args: argparse.Namespace) -> None:
     """One structured-output call a request, `--concurrency` at a time; every answer is on disk before the next starts."""
-    from openai import APIError, AuthenticationError, NotFoundError, OpenAI
+    from openai import AuthenticationError, NotFoundError, OpenAI, OpenAIError
     from pydantic import BaseModel, Field, ValidationError
     from tqdm import tqdm
 
@@ -223,7 +223,7 @@ def ask_api(requests: list[Request], args: argparse.Namespace) -> None:
                     raise ValueError("the model refused or gave no JSON")
             except (AuthenticationError, NotFoundError) as fault:  # the next 984 calls would fail the same way
                 raise Problem(f"the server refused the call ({fault.status_code}). Check the key and --model.") from None
-            except (APIError, ValidationError, ValueError) as fault:
+            except (OpenAIError, ValidationError, ValueError) as fault:
                 failed += 1
                 say(f"{request.id}: no pair ({type(fault).__name__}); it stays open for the next run")
                 continue

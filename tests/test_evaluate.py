@@ -1,0 +1,112 @@
+"""The two ways to measure agree where they must, the statistics are those of a textbook, and the documents agree with
+the files behind them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import benchmark_decoding
+import evaluate_acceptance
+import fill_readme
+import models
+from evaluate_acceptance import _overlap, _target_probs, compare_drafts, mean_with_interval
+from jsonl import read_jsonl, write_jsonl
+from speculative_decode import Engine, Settings, run_prompt
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize("verifier", ["verifier", "overlapping"])
+def test_live_and_paired_give_the_same_overlap(tiny, verifier):
+    """At every position that live decoding tested, the paired estimator finds the same Σ min(p, q) on the same text."""
+    engine = Engine(models.Pair("custom", models.Model(tiny.draft), models.Model(getattr(tiny, verifier))))
+    drafter, _ = engine.load_drafter()
+    settings = Settings(max_new_tokens=40)
+    result = run_prompt(engine, "What screen reader?", "base", settings, 3, drafter)
+    target, draft = engine.prompt_ids("What screen reader?", settings)
+    with torch.inference_mode():
+        p = _target_probs(engine, target, result["token_ids"], settings)
+        paired = _overlap(p, drafter, draft, result["token_ids"], settings).tolist()
+    place, compared = 0, 0
+    for block in result["trace"]:
+        for offset, value in enumerate(block.overlap[:len(block.tokens)]):
+            assert value == pytest.approx(paired[place + offset], abs=0.03)  # bf16 passes of other widths
+            compared += 1
+        place += len(block.tokens)
+    assert compared >= 20 and len(paired) == result["tokens"]
+
+
+def test_the_steps_resume_and_report(cli, tiny, tmp_path):
+    prompts = tmp_path / "prompts.jsonl"
+    write_jsonl(prompts, [{"prompt": f"question {number}?", "domain": "at", "query_type": "technical", "source": "written"}
+                          for number in range(4)])
+    options = ["--prompts", prompts, "--draft", tiny.draft, "--verifier", tiny.overlapping, "--max-new-tokens", 8,
+               "--completions", tmp_path / "c.jsonl", "--paired", tmp_path / "p.jsonl", "--live", tmp_path / "l.jsonl",
+               "--report", tmp_path / "a.json", "--drafts", "base", "--batch-size", 3, "--seeds", 2]
+    assert cli(evaluate_acceptance, "complete", *options)[0] == 0
+    rows = list(read_jsonl(tmp_path / "c.jsonl"))
+    assert len(rows) == 4 and all(token < 330 for row in rows for token in row["token_ids"])
+    write_jsonl(tmp_path / "c.jsonl", rows[:2])
+    assert cli(evaluate_acceptance, "complete", *options)[0] == 0, "only the missing prompts are answered"
+    assert list(read_jsonl(tmp_path / "c.jsonl"))[:2] == rows[:2]
+    for step in ("paired", "live"):
+        assert cli(evaluate_acceptance, step, *options)[0] == 0
+        assert "already" in cli(evaluate_acceptance, step, *options)[2]
+    assert len(list(read_jsonl(tmp_path / "l.jsonl"))) == 4 * 2 * 2, "verifier and base, two seeds each"
+    assert cli(evaluate_acceptance, "report", *options)[0] == 0
+    report = json.loads((tmp_path / "a.json").read_text())
+    assert report["paired"]["at"]["prompts"] == 4 and 0 < report["paired"]["at"]["means"]["base"] < 1
+    assert report["live"]["acceptance_rate"]["at"]["prompts"] == 4
+
+
+def test_missing_step_is_one_line(cli, tmp_path):
+    status, _, err = cli(evaluate_acceptance, "report", "--paired", tmp_path / "none.jsonl",
+                         "--completions", tmp_path / "c.jsonl")
+    assert status == 1 and "Run the step that writes it first" in err
+
+
+def test_interval_covers_the_mean_as_often_as_it_says():
+    generator = torch.Generator().manual_seed(0)
+    hits = 0
+    for seed in range(60):
+        values = (0.3 + torch.randn(60, generator=generator)).tolist()
+        low, high = mean_with_interval(values, seed)["interval"]
+        hits += low <= 0.3 <= high
+    assert 51 <= hits <= 60, "95% of 60 is 57; fewer than 51 has a chance below 0.1%"
+
+
+def test_groups_and_paired_changes():
+    def row(kind, source="written"):
+        return {"domain": "at", "query_type": kind, "source": source}
+
+    groups = compare_drafts([(row("technical"), {"base": 0.5, "dpo": 0.6}), (row("procedural"), {"base": 0.4, "dpo": 0.3}),
+                             (row("technical", "seed"), {"base": 0.9, "dpo": 0.9})], seed=0)
+    assert groups["at"]["changes"]["dpo"]["mean"] == pytest.approx(0.0)
+    assert groups["at: technical"]["means"] == {"base": 0.5, "dpo": 0.6}
+    assert groups["seed at"]["prompts"] == 1 and groups["at"]["changes"]["dpo"]["rose"] == 1
+
+
+def test_predicted_speedup():
+    """Leviathan et al. 2023, theorem 3.8: at c = 0 the speed-up is the block efficiency; a useless draft only costs."""
+    assert benchmark_decoding.predicted_speedup(0.8, 4, 0) == pytest.approx((1 - 0.8**5) / 0.2)
+    assert benchmark_decoding.predicted_speedup(0.0, 4, 0.25) == pytest.approx(0.5)
+
+
+def test_documents_agree_with_the_results(cli, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert cli(fill_readme, "--check")[0] == 0
+
+
+def test_a_changed_number_is_noticed(cli, monkeypatch, tmp_path):
+    for name in ("README.md", "DATASET_CARD.md"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "results", tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+    assert cli(fill_readme)[0] == 0 and cli(fill_readme, "--check")[0] == 0
+    dataset = json.loads(Path("results/dataset.json").read_text())
+    dataset["statistics"]["pairs"] = 984
+    Path("results/dataset.json").write_text(json.dumps(dataset))
+    assert cli(fill_readme, "--check")[0] == 1
