@@ -349,7 +349,8 @@ def convert_gguf(file: Path, folder: Path) -> None:
     fresh.load_state_dict(loaded.state_dict(), assign=True)
     fresh.tie_weights()
     fresh.generation_config = loaded.generation_config
-    fresh.save_pretrained(folder)
+    # Small shards: pack_linears then gives each file's pages back as it goes, instead of all at its end.
+    fresh.save_pretrained(folder, max_shard_size="256MB")
 
 
 def fetch_gguf(gguf: GgufFile) -> Path:
@@ -385,6 +386,7 @@ def hub_answers() -> bool:
         except Exception:  # of whatever kind: the hub did not answer
             _hub_answers = False
         if not _hub_answers:
+            constants.HF_HUB_OFFLINE = True  # PEFT asks the hub at every save, and each asking would retry
             say("the model hub cannot be reached; using local caches and the package index")
     return _hub_answers
 

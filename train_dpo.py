@@ -16,6 +16,7 @@ base is 4-bit NF4 (QLoRA: Dettmers et al. 2023, arXiv 2305.14314), on a CPU bf16
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -26,7 +27,7 @@ from pathlib import Path
 
 from environment import environment, peak_memory_bytes
 from jsonl import append_jsonl, read_jsonl, to_line, write_whole
-from models import Pair, add_model_arguments, choose_pair, keep_freed_memory, load_model
+from models import Pair, add_model_arguments, choose_pair, hub_answers, keep_freed_memory, load_model
 from preprocess_and_load_dataset import (
     add_dataset_arguments,
     load_preference_dataset,
@@ -108,6 +109,7 @@ def make_trainer(args: argparse.Namespace, pair: Pair, checkpoints: Path, train,
     from trl import DPOTrainer
 
     keep_freed_memory()
+    hub_answers()
     model = load_model(pair.draft, pair.quantization)
     # PEFT and TRL write this name into every file; a converted GGUF would leave a path of this machine there.
     model.name_or_path = model.config.name_or_path = pair.draft.id
@@ -166,7 +168,7 @@ def stop_on_ctrl_c():
 def settings_of(args: argparse.Namespace, pair: Pair) -> dict:
     """What must be equal for a checkpoint to be continued, and what the model card tells."""
     return {"base_model": pair.draft.id, "verifier": pair.verifier.id, "quantization": pair.quantization,
-            "dataset": args.dataset.name, "eval_fraction": args.eval_fraction, "loss": args.loss, "beta": args.beta,
+            "dataset": args.dataset.name, "dataset_sha256": hashlib.sha256(args.dataset.read_bytes()).hexdigest(), "eval_fraction": args.eval_fraction, "loss": args.loss, "beta": args.beta,
             "lora_r": args.lora_r, "lora_alpha": args.lora_alpha, "lora_dropout": args.lora_dropout,
             "target_modules": args.target_modules, "epochs": args.epochs, "batch_size": args.batch_size,
             "gradient_accumulation": args.gradient_accumulation, "learning_rate": args.learning_rate,
