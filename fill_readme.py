@@ -18,7 +18,6 @@ from jsonl import read_jsonl, write_whole
 from terminal import Problem, run, say
 
 
-
 def table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table: first column to the left, the others to the right."""
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]

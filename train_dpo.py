@@ -168,7 +168,8 @@ def stop_on_ctrl_c():
 def settings_of(args: argparse.Namespace, pair: Pair) -> dict:
     """What must be equal for a checkpoint to be continued, and what the model card tells."""
     return {"base_model": pair.draft.id, "verifier": pair.verifier.id, "quantization": pair.quantization,
-            "dataset": args.dataset.name, "dataset_sha256": hashlib.sha256(args.dataset.read_bytes()).hexdigest(), "eval_fraction": args.eval_fraction, "loss": args.loss, "beta": args.beta,
+            "dataset": args.dataset.name, "dataset_sha256": hashlib.sha256(args.dataset.read_bytes()).hexdigest(),
+            "eval_fraction": args.eval_fraction, "loss": args.loss, "beta": args.beta,
             "lora_r": args.lora_r, "lora_alpha": args.lora_alpha, "lora_dropout": args.lora_dropout,
             "target_modules": args.target_modules, "epochs": args.epochs, "batch_size": args.batch_size,
             "gradient_accumulation": args.gradient_accumulation, "learning_rate": args.learning_rate,
