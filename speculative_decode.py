@@ -458,7 +458,7 @@ def print_report(console, runs: list[dict]) -> None:
          lambda run: f"{run['draft_seconds']:.1f} / {run['verify_seconds']:.1f} / {run['other_seconds']:.2f}"),
     ]
     table = Table(box=None, pad_edge=False)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for result in runs:
         table.add_column(result["mode"], justify="right")
     for name, show in rows:
@@ -535,6 +535,8 @@ def main() -> int:
     from rich.console import Console
 
     console = Console(highlight=False, stderr=args.json == "-")
+    if not console.is_terminal:
+        console.width = 120  # a pipe has no width; rich's 80 would fold the report
     runs: list[dict] = []
     for prompt in prompts:
         baseline, of_this_prompt = None, []
