@@ -26,7 +26,7 @@ from environment import environment, peak_memory_bytes
 from evaluate_acceptance import read_rows
 from models import SMOLLM2, Pair, add_model_arguments, choose_pair, load_model
 from speculative_decode import CachedModel, Engine, Settings, run_prompt
-from terminal import Problem, put_json, run, say
+from terminal import Problem, console, put_json, run, say
 
 
 def predicted_speedup(alpha: float, k: int, c: float) -> float:
@@ -154,7 +154,6 @@ def llama_cpp(file: Path, prompts: list[str], args) -> float | None:
 
 
 def print_summary(summary: dict) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -168,7 +167,7 @@ def print_summary(summary: dict) -> None:
         table.add_row(f"ours, K={row['k']}", *(f"{row[key]:.2f}" for key in (
             "tokens_per_second", "over_generate", "over_ours", "acceptance_rate", "expected_acceptance",
             "block_efficiency", "predicted_from_alpha", "predicted_from_blocks")))
-    Console(highlight=False).print(table)
+    console().print(table)
     print(f"cost ratio c = {summary['c']:.3f}; time outside the models' forwards: "
           + ", ".join(f"K={row['k']} {row['overhead_share']:.1%}" for row in summary["by_k"]))
 

@@ -46,7 +46,7 @@ from models import (
     stop_ids,
     token_ids,
 )
-from terminal import Problem, put_json, run, say
+from terminal import Problem, console, put_json, run, say
 
 if TYPE_CHECKING:
     import torch
@@ -531,19 +531,14 @@ def main() -> int:
     drafters = {mode: engine.load_drafter(args.adapter_path if mode == "dpo" else None) for mode in modes}
     if args.mode == "verifier" or not args.no_baseline:
         drafters = {"verifier": (None, "none"), **drafters}
-
-    from rich.console import Console
-
-    console = Console(highlight=False, stderr=args.json == "-")
-    if not console.is_terminal:
-        console.width = 120  # a pipe has no width; rich's 80 would fold the report
+    output = console(stderr=args.json == "-")
     runs: list[dict] = []
     for prompt in prompts:
         baseline, of_this_prompt = None, []
         for mode, (drafter, adapter) in drafters.items():
-            console.print(f"\n[{mode}] {prompt}", markup=False, soft_wrap=True)
-            result = run_prompt(engine, prompt, mode, settings, args.seed, drafter, Printer(console, engine.tokenizer))
-            console.print()
+            output.print(f"\n[{mode}] {prompt}", markup=False, soft_wrap=True)
+            result = run_prompt(engine, prompt, mode, settings, args.seed, drafter, Printer(output, engine.tokenizer))
+            output.print()
             blocks = result.pop("trace")
             if mode == "verifier":
                 baseline = result["tokens_per_second"]
@@ -555,8 +550,8 @@ def main() -> int:
             runs.append(result)
             if result["interrupted"]:
                 break
-        console.print()
-        print_report(console, of_this_prompt)
+        output.print()
+        print_report(output, of_this_prompt)
         if of_this_prompt[-1]["interrupted"]:
             say("stopped by Ctrl-C; the figures above are of what was decoded until then.")
             break

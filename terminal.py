@@ -23,6 +23,16 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+def console(stderr: bool = False):
+    """rich's console; into a pipe it writes 120 columns wide, for rich's own 80 would fold the tables."""
+    from rich.console import Console
+
+    stream = Console(highlight=False, stderr=stderr)
+    if not stream.is_terminal:
+        stream.width = 120
+    return stream
+
+
 def put_json(value: object, target: str) -> None:
     """Writes `value` as JSON to the file `target`, or to stdout when `target` is "-"."""
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
