@@ -85,6 +85,8 @@ def training() -> str:
             ["minutes", f"{result['seconds'] / 60:.0f}"],
             ["held-out reward accuracy", f"{held_out['eval_rewards/accuracies']:.3f}"],
             ["held-out reward margin", f"{held_out['eval_rewards/margins']:.3f}"],
+            ["the same margin, adapter merged into bf16 as for decoding",
+             f"{load('results/trained_model.json')['held_out']['reward_margin']:.3f}"],
             ["held-out loss", f"{held_out['eval_loss']:.3f}"]]
     return f"{table([settings['base_model'], 'value'], rows)}\n\n{hardware(result)}"
 
