@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 
-from models import Model, _from_pretrained, add_model_arguments, choose_pair, load_tokenizer
+from models import Model, add_model_arguments, choose_pair, load_pretrained, load_tokenizer
 from terminal import Problem, put_json, run
 
 
@@ -151,7 +151,7 @@ def _logits_rows(model: Model) -> int | None:
     from transformers import AutoConfig
 
     try:
-        return _from_pretrained(AutoConfig, model).vocab_size
+        return load_pretrained(AutoConfig, model).vocab_size
     except Problem:
         return None
 

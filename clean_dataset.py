@@ -17,7 +17,7 @@ from pathlib import Path
 
 from data_generation import DISABILITIES, QUERY_TYPES, TASKS, USERS
 from jsonl import BadLine, read_jsonl, write_jsonl
-from terminal import Problem, run, say
+from terminal import Problem, console, run, say
 
 FIELDS = ("id", "prompt", "chosen", "rejected", "disability", "user_type", "task_type", "query_type")
 CATEGORIES = {"disability": DISABILITIES, "user_type": USERS, "task_type": TASKS, "query_type": QUERY_TYPES}
@@ -134,7 +134,6 @@ def read_evaluation_prompts(folder: Path) -> list[str]:
 
 
 def print_counts(total: int, rows: list[dict], rejects: list[dict]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -144,7 +143,7 @@ def print_counts(total: int, rows: list[dict], rejects: list[dict]) -> None:
     for reason, count in Counter(re.sub(r" of at-\d+$", "", row["reason"]) for row in rejects).most_common():
         table.add_row(f"dropped: {reason}", str(count))
     table.add_row("out", str(len(rows)))
-    Console(stderr=True, highlight=False).print(table)
+    console(stderr=True).print(table)
 
 
 def main() -> None:

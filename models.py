@@ -158,7 +158,7 @@ def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
-    return _from_pretrained(AutoTokenizer, model)
+    return load_pretrained(AutoTokenizer, model)
 
 
 def load_model(model: Model, quantization: str = "none", dtype: torch.dtype | None = None) -> PreTrainedModel:
@@ -177,7 +177,7 @@ def load_model(model: Model, quantization: str = "none", dtype: torch.dtype | No
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
             bnb_4bit_compute_dtype=torch.bfloat16)
-    return _from_pretrained(AutoModelForCausalLM, model, **options).eval()
+    return load_pretrained(AutoModelForCausalLM, model, **options).eval()
 
 
 def load_adapter(base: PreTrainedModel, adapter_path: str | Path, base_id: str) -> tuple[PreTrainedModel, str]:
@@ -268,7 +268,7 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"]
 
 
-def _from_pretrained(auto_class: type, model: Model, **options):
+def load_pretrained(auto_class: type, model: Model, **options):
     """One road for tokenizers and models: a local folder, a converted GGUF, or the hub."""
     from transformers.utils import logging
 
