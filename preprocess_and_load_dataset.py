@@ -61,19 +61,39 @@ def split_rows(rows: list[dict], eval_fraction: float, seed: int) -> tuple[list[
     return sides
 
 
+def balanced(rows: list[dict], field: str, seed: int) -> list[dict]:
+    """As many rows of every value of `field` as its rarest value has, drawn by `seed` and kept in file order.
+
+    Raises:
+        Problem: a row lacks the field.
+    """
+    places: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        if not isinstance(row.get(field), str):
+            raise Problem(f"cannot balance by '{field}': row {place + 1} has no such text field. It has {', '.join(row)}.")
+        places.setdefault(row[field], []).append(place)
+    smallest, draw = min(map(len, places.values())), random.Random(seed)
+    return [rows[place] for place in sorted(place for value in sorted(places) for place in draw.sample(places[value], smallest))]
+
+
 def as_messages(row: dict) -> dict:
     return {"prompt": [{"role": "user", "content": row["prompt"]}],
             "chosen": [{"role": "assistant", "content": row["chosen"]}],
             "rejected": [{"role": "assistant", "content": row["rejected"]}]}
 
 
-def load_preference_dataset(path: str | Path = DEFAULT_DATASET, eval_fraction: float = 0.05,
-                            seed: int = 42) -> tuple[Dataset, Dataset]:
-    """Returns (train, held-out) in TRL's conversational form; held-out is empty for eval_fraction 0."""
+def load_preference_dataset(path: str | Path = DEFAULT_DATASET, eval_fraction: float = 0.05, seed: int = 42,
+                            balance: str | None = None) -> tuple[Dataset, Dataset]:
+    """Returns (train, held-out) in TRL's conversational form; held-out is empty for eval_fraction 0.
+
+    `balance` names a field by which the training side alone is balanced, so that the held-out side stays the same.
+    """
     from datasets import Dataset
 
-    return tuple(Dataset.from_list([as_messages(row) for row in side])
-                 for side in split_rows(read_pairs(Path(path)), eval_fraction, seed))
+    train, held_out = split_rows(read_pairs(Path(path)), eval_fraction, seed)
+    if balance:
+        train = balanced(train, balance, seed)
+    return tuple(Dataset.from_list([as_messages(row) for row in side]) for side in (train, held_out))
 
 
 def training_tokenizer(pair: Pair) -> PreTrainedTokenizerBase:

@@ -84,30 +84,47 @@ def lora_config(args: argparse.Namespace, targets: list[str]):
 
 # --- the run ----------------------------------------------------------------------------------------------------------
 
-def dpo_config(args: argparse.Namespace, checkpoints: Path, max_steps: int = -1):
+def common_settings(args: argparse.Namespace, checkpoints: Path, max_steps: int | None) -> dict:
+    """What DPO and its control share: everything but the loss."""
     import torch
-    from trl import DPOConfig
 
     on_gpu = torch.cuda.is_available()
-    return DPOConfig(
-        output_dir=str(checkpoints), seed=args.seed, data_seed=args.seed, max_steps=max_steps,
+    return dict(
+        output_dir=str(checkpoints), seed=args.seed, data_seed=args.seed, max_steps=max_steps or -1,
         num_train_epochs=args.epochs, per_device_train_batch_size=args.batch_size,
         per_device_eval_batch_size=args.batch_size, gradient_accumulation_steps=args.gradient_accumulation,
         learning_rate=args.learning_rate, lr_scheduler_type="cosine", warmup_steps=args.warmup,
-        beta=args.beta, loss_type=[args.loss], max_length=args.max_length,
-        # The reference never changes: one pass over the data serves both epochs. (TRL 1.16 keeps it in a file that other
-        # processes of a distributed run look for in a folder of their own.)
-        precompute_ref_log_probs=int(os.environ.get("WORLD_SIZE", 1)) == 1, precompute_ref_batch_size=args.batch_size,
+        max_length=args.max_length,
         # Recomputing activations buys memory with a third more time: a GPU of 24 GB needs it, a laptop does not.
         bf16=True, gradient_checkpointing=on_gpu, use_cpu=not on_gpu,
-        logging_steps=1, save_strategy="no" if max_steps > 0 else "steps", save_steps=args.save_steps,
+        logging_steps=1, save_strategy="no" if args.dry_run else "steps", save_steps=args.save_steps,
         save_total_limit=2, eval_strategy="no", report_to=args.report_to, disable_tqdm=False, dataset_num_proc=None)
 
 
-def make_trainer(args: argparse.Namespace, pair: Pair, checkpoints: Path, train, held_out, max_steps: int = -1):
-    """Loads the model, puts a fresh adapter on it and returns TRL's trainer, its first line of the plan printed."""
-    from trl import DPOTrainer
+def dpo_trainer(args: argparse.Namespace, common: dict, model, **parts):
+    from trl import DPOConfig, DPOTrainer
 
+    config = DPOConfig(
+        **common, beta=args.beta, loss_type=["sigmoid"],
+        # The reference never changes: one pass over the data serves both epochs. (TRL 1.16 keeps it in a file that other
+        # processes of a distributed run look for in a folder of their own.)
+        precompute_ref_log_probs=int(os.environ.get("WORLD_SIZE", 1)) == 1, precompute_ref_batch_size=args.batch_size)
+    return DPOTrainer(model, args=config, **parts)
+
+
+def sft_trainer(args: argparse.Namespace, common: dict, model, train_dataset, eval_dataset, **parts):
+    """The control: likelihood of the chosen answers alone, on the same prompts in the same batches."""
+    from trl import SFTConfig, SFTTrainer
+
+    def chosen(dataset):
+        return dataset and dataset.remove_columns("rejected").rename_column("chosen", "completion")
+
+    return SFTTrainer(model, args=SFTConfig(**common, completion_only_loss=True), train_dataset=chosen(train_dataset),
+                      eval_dataset=chosen(eval_dataset), **parts)
+
+
+def make_trainer(args: argparse.Namespace, pair: Pair, checkpoints: Path, train, held_out, max_steps: int | None):
+    """Loads the model, puts a fresh adapter on it and returns TRL's trainer, its first line of the plan printed."""
     keep_freed_memory()
     hub_answers()
     model = load_model(pair.draft, pair.quantization)
@@ -116,9 +133,9 @@ def make_trainer(args: argparse.Namespace, pair: Pair, checkpoints: Path, train,
     targets = choose_targets(model, args.target_modules)
     present = linear_names(model)
     say("LoRA on " + ", ".join(f"{name} ×{present[name]}" for name in targets))
-    trainer = DPOTrainer(model=model, args=dpo_config(args, checkpoints, max_steps), train_dataset=train,
-                         eval_dataset=held_out, processing_class=training_tokenizer(pair),
-                         peft_config=lora_config(args, targets))
+    make = {"sigmoid": dpo_trainer, "sft": sft_trainer}[args.loss]
+    trainer = make(args, common_settings(args, checkpoints, max_steps), model, train_dataset=train, eval_dataset=held_out,
+                   processing_class=training_tokenizer(pair), peft_config=lora_config(args, targets))
     trainable, total = trainable_parameters(trainer.model)
     say(f"{trainable:,} of {total:,} parameters are trainable ({trainable / total:.3%})")
     return trainer
@@ -169,9 +186,9 @@ def settings_of(args: argparse.Namespace, pair: Pair) -> dict:
     """What must be equal for a checkpoint to be continued, and what the model card tells."""
     return {"base_model": pair.draft.id, "verifier": pair.verifier.id, "quantization": pair.quantization,
             "dataset": args.dataset.name, "dataset_sha256": hashlib.sha256(args.dataset.read_bytes()).hexdigest(),
-            "eval_fraction": args.eval_fraction, "loss": args.loss, "beta": args.beta,
+            "eval_fraction": args.eval_fraction, "balance": args.balance, "loss": args.loss, "beta": args.beta,
             "lora_r": args.lora_r, "lora_alpha": args.lora_alpha, "lora_dropout": args.lora_dropout,
-            "target_modules": args.target_modules, "epochs": args.epochs, "batch_size": args.batch_size,
+            "target_modules": args.target_modules, "epochs": args.epochs, "max_steps": args.max_steps, "batch_size": args.batch_size,
             "gradient_accumulation": args.gradient_accumulation, "learning_rate": args.learning_rate,
             "warmup": args.warmup, "max_length": args.max_length, "seed": args.seed}
 
@@ -321,7 +338,7 @@ speculative decoding, never its output: that is the verifier's. It is not meant 
 def dry_run(args: argparse.Namespace, pair: Pair, train, held_out) -> None:
     """Two optimizer steps on the first rows; prints what the whole run would take."""
     rows_a_step = args.batch_size * args.gradient_accumulation
-    steps = -(-len(train) // rows_a_step) * args.epochs
+    steps = args.max_steps or -(-len(train) // rows_a_step) * args.epochs
     few = train.select(range(min(2 * rows_a_step, len(train))))
     with tempfile.TemporaryDirectory() as nowhere:
         started = time.perf_counter()
@@ -346,7 +363,7 @@ def train(args: argparse.Namespace, pair: Pair, train_rows, held_out) -> int:
     settings = settings_of(args, pair)
     check_output(args, pair)
     checkpoints, resume_from = prepare_checkpoints(args, settings)
-    trainer = make_trainer(args, pair, checkpoints, train_rows, held_out if len(held_out) else None)
+    trainer = make_trainer(args, pair, checkpoints, train_rows, held_out if len(held_out) else None, args.max_steps)
     trainer.add_callback(row_writer(checkpoints / "metrics.jsonl"))
     ctrl_c = stop_on_ctrl_c()
     trainer.add_callback(ctrl_c)
@@ -387,7 +404,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--beta", type=float, default=0.1, help="DPO's β (default 0.1)")
     parser.add_argument("--loss", choices=("sigmoid", "sft"), default="sigmoid",
                         help="sigmoid is DPO (default); sft, a control, is likelihood of the chosen answers alone")
+    parser.add_argument("--balance", metavar="FIELD", help="train on equally many rows of every value of FIELD: query_type")
     parser.add_argument("--epochs", type=int, default=2, help="(default 2)")
+    parser.add_argument("--max-steps", type=int, metavar="N", help="N optimizer steps instead of whole epochs")
     parser.add_argument("--batch-size", type=int, default=2, help="pairs per device and forward (default 2)")
     parser.add_argument("--gradient-accumulation", type=int, default=8, help="forwards per step (default 8)")
     parser.add_argument("--learning-rate", type=float, default=5e-5, help="peak of the cosine (default 5e-5)")
@@ -403,10 +422,12 @@ def main() -> int | None:
     args = parse_arguments()
     if not 0 <= args.eval_fraction < 1:
         raise Problem("--eval-fraction must lie in [0, 1).")
+    if args.max_steps is not None and args.max_steps < 1:
+        raise Problem("--max-steps must be at least 1.")
     rows = read_pairs(args.dataset)
     pair = choose_pair(args)
     check_lengths(rows, training_tokenizer(pair), args.max_length)
-    train_rows, held_out = load_preference_dataset(args.dataset, args.eval_fraction, args.seed)
+    train_rows, held_out = load_preference_dataset(args.dataset, args.eval_fraction, args.seed, args.balance)
     if args.dry_run:
         return dry_run(args, pair, train_rows, held_out)
     return train(args, pair, train_rows, held_out)
