@@ -9,14 +9,18 @@ exploratory: about a dozen more intervals at 95% each, of which one may exclude 
 
   complete   the verifier's own answers, once per prompt, batched and seeded            → results/completions.jsonl
   paired     Σ_x min(p, q) of every draft at every position of those same answers: the difference between drafts
-             carries no acceptance noise, so small effects show                         → results/paired.jsonl
+             carries no acceptance noise, so small effects show. With it the chance that each token of the answer
+             came from the draft, from which follow, without noise too, accepted/drafted and tokens per verifier
+             pass at any K (`expected_blocks`)                                          → results/paired.jsonl
   live       the engine as a user runs it, base and tuned, several seeds                → results/live.jsonl
   report     bootstrap over prompts (never tokens), per domain and query type           → results/acceptance.json
 
-Every step appends a row per prompt and resumes where it was stopped.
+Every step appends a row per prompt or run and resumes where it was stopped. `live` measures time: run it alone.
 
     python evaluate_acceptance.py complete
-    python evaluate_acceptance.py paired --drafts base dpo=final_adapter
+    python evaluate_acceptance.py paired --drafts base dpo=final_adapter sft=controls/sft balanced=controls/balanced
+    python evaluate_acceptance.py live --prompts prompts/seed.jsonl --drafts base dpo=final_adapter
+    python evaluate_acceptance.py report
 """
 
 from __future__ import annotations
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RESAMPLES = 10_000
+LONGEST_K = 8  # the report's largest draft length
 PROMPT_FILES = ("prompts/seed.jsonl", "prompts/at.jsonl", "prompts/general.jsonl")
 
 
@@ -116,12 +121,14 @@ def paired(args: argparse.Namespace) -> None:
         for row, missing in tqdm(todo, desc="paired", unit="prompt"):
             target_prompt, draft_prompt = engine.prompt_ids(row["prompt"], settings)
             p = _target_probs(engine, target_prompt, row["token_ids"], settings)
-            overlap = {name: _overlap(p, drafters[name], draft_prompt, row["token_ids"], settings).tolist()
-                       for name in missing}
+            overlap, kept = {}, {}
+            for name in missing:
+                overlap[name], kept[name] = _overlap_and_kept(p, drafters[name], draft_prompt, row["token_ids"], settings)
             append_jsonl(args.paired, {
                 **{key: value for key, value in row.items() if key not in ("token_ids", "seed")},
                 "positions": len(row["token_ids"]),
-                "overlap": {name: sum(values) / len(values) for name, values in overlap.items()}})
+                "overlap": {name: float(values.mean()) for name, values in overlap.items()},
+                "kept": {name: [round(value, 4) for value in values.tolist()] for name, values in kept.items()}})
 
 
 def _target_probs(engine: Engine, prompt: list[int], answer: list[int], settings: Settings) -> Tensor:
@@ -130,8 +137,13 @@ def _target_probs(engine: Engine, prompt: list[int], answer: list[int], settings
     return to_probs(engine.verifier.feed(prompt + answer[:-1], keep=len(answer)), settings)
 
 
-def _overlap(p: Tensor, drafter, prompt: list[int], answer: list[int], settings: Settings) -> Tensor:
-    """Σ_x min(p, q) [n], with q from one pass of the draft over its own spelling of the same text."""
+def _overlap_and_kept(p: Tensor, drafter, prompt: list[int], answer: list[int], settings: Settings) -> tuple[Tensor, Tensor]:
+    """At the n positions of `answer`: Σ_x min(p, q) [n], and the chance [n] that its token x came from the draft.
+
+    A position emits x from the draft with probability min(p(x), q(x)), and from either source with p(x): so a token of
+    the finished text came from the draft with probability min(1, q(x) / p(x)), if the position was tested at all.
+    q comes from one pass of the draft over its own spelling of the same text.
+    """
     import torch
 
     spelled = [drafter.shared.translate([token]) for token in answer[:-1]]
@@ -140,7 +152,40 @@ def _overlap(p: Tensor, drafter, prompt: list[int], answer: list[int], settings:
     ends = torch.tensor([0, *(len(piece) for piece in spelled)]).cumsum(0)
     drafter.model.start()
     logits = drafter.model.feed(context, keep=len(context) - len(prompt) + 1)[ends][:, drafter.draft_ids]
-    return torch.minimum(p[:, drafter.target_ids], to_probs(logits, settings)).sum(-1)
+    q = torch.zeros_like(p)
+    q[:, drafter.target_ids] = to_probs(logits, settings)
+    tokens = torch.tensor(answer, device=p.device)[:, None]
+    return torch.minimum(p, q).sum(-1), (q.gather(1, tokens) / p.gather(1, tokens).clamp(min=1e-30)).clamp(max=1)[:, 0]
+
+
+def expected_blocks(kept: list[float], k: int, max_new_tokens: int) -> tuple[float, float, float]:
+    """Expected (verifier passes, tokens drafted, tokens accepted) of decoding that produced a given text.
+
+    Args:
+        kept: [n], for every token of the text the chance that it came from the draft, if its position was tested.
+        k: draft length K, or fewer near `max_new_tokens`, as in `speculative_decode.decode`.
+
+    Given the text, acceptances are independent: what follows x depends on x, not on where x came from. So with the
+    chance `begins[i]` that a block begins at position i, a walk through its drafts gives the chances of all later
+    beginnings: exact sums, no sampling. One thing is not in the text: a stop token that the draft proposed too early
+    cuts its block short, so `drafted` is at most K − 1 too high for each of them.
+    """
+    begins = [1.0] + [0.0] * len(kept)
+    passes = drafted = accepted = 0.0
+    for start in range(len(kept)):
+        chance, length = begins[start], min(k, max_new_tokens - 1 - start)
+        end = min(start + length, len(kept))
+        passes += chance
+        drafted += chance * length
+        for place in range(start, end):
+            begins[place + 1] += chance * (1 - kept[place])
+            chance *= kept[place]
+            accepted += chance
+        if end < len(kept):
+            begins[end + 1] += chance  # all were accepted, and the free token follows
+        else:
+            drafted -= chance * (start + length - end)  # nothing is drafted behind an accepted stop token
+    return passes, drafted, accepted
 
 
 def _named_draft(text: str) -> tuple[str, str | None]:
@@ -156,14 +201,14 @@ def read_settings(args: argparse.Namespace) -> Settings:
 # --- live -------------------------------------------------------------------------------------------------------------
 
 def live(args: argparse.Namespace) -> None:
-    """Decodes every prompt with every draft and seed, and once a seed with the plain verifier for the speed-up."""
+    """Decodes every prompt with every draft, seed by seed; the plain verifier, for the speed-up, at the first seed."""
     from tqdm import tqdm
 
     drafts = dict(_named_draft(text) for text in args.drafts)
     settings = read_settings(args)
     done = {(row["prompt"], row["mode"], row["seed"]) for row in (read_rows([args.live]) if args.live.exists() else [])}
-    todo = [(row, name, seed) for row in read_rows(args.prompts)
-            for seed in range(args.seed, args.seed + args.seeds) for name in ("verifier", *drafts)
+    todo = [(row, name, seed) for seed in range(args.seed, args.seed + args.seeds) for row in read_rows(args.prompts)
+            for name in (["verifier"] if seed == args.seed else []) + list(drafts)
             if (row["prompt"], name, seed) not in done]
     if not todo:
         return say(f"all {len(done)} runs are in {args.live} already")
@@ -182,13 +227,24 @@ def live(args: argparse.Namespace) -> None:
 def report(args: argparse.Namespace) -> None:
     """Writes the statistics of `paired`, and of `live` where it was run, to results/acceptance.json."""
     settings = read_settings(args)
+    measured = _joined(read_rows([args.paired]))
+    replays = {k: [(row, {name: _replay(kept, k, settings) for name, kept in row["kept"].items()}) for row in measured]
+               for k in range(1, max(LONGEST_K, settings.k) + 1)}
     result = {"settings": {"k": settings.k, "temperature": settings.temperature,
                            "max_new_tokens": settings.max_new_tokens, "seed": args.seed, "resamples": RESAMPLES},
-              "paired": compare_drafts(_paired_values(read_rows([args.paired])), args.seed)}
+              "paired": compare_drafts([(row, row["overlap"]) for row in measured], args.seed),
+              "replayed": {figure: compare_drafts(_pick(replays[settings.k], figure), args.seed)
+                           for figure in ("acceptance_rate", "block_efficiency")},
+              "replayed_by_k": {k: {group: found["means"] for group, found in
+                                    compare_drafts(_pick(replay, "block_efficiency"), args.seed).items()}
+                                for k, replay in replays.items()}}
     if args.live.exists():
         rows = read_rows([args.live])
-        result["live"] = {name: compare_drafts(_live_values(rows, name), args.seed)
-                          for name in ("acceptance_rate", "expected_acceptance", "block_efficiency", "tokens_per_second")}
+        result["live"] = {figure: compare_drafts(_live_values(rows, figure), args.seed) for figure in (
+            "acceptance_rate", "expected_acceptance", "block_efficiency", "tokens_per_second", "seconds")}
+        result["live_by_prompt"] = by_prompt(rows)
+        result["agreement"] = agreement(_live_values(rows, "acceptance_rate"),
+                                        _pick(replays[settings.k], "acceptance_rate"), args.seed)
     put_json({**result, "environment": environment()}, str(args.report))
     for group, figures in result["paired"].items():
         for name, change in figures["changes"].items():
@@ -197,12 +253,23 @@ def report(args: argparse.Namespace) -> None:
                   f"n = {figures['prompts']} prompts")
 
 
-def _paired_values(rows: list[dict]) -> list[tuple[dict, dict[str, float]]]:
-    """(prompt row, draft → mean Σ min(p, q)); drafts measured in separate runs of `paired` are joined."""
-    joined: dict[str, tuple[dict, dict[str, float]]] = {}
+def _joined(rows: list[dict]) -> list[dict]:
+    """One row per prompt; drafts measured in separate runs of `paired` are joined."""
+    joined: dict[str, dict] = {}
     for row in rows:
-        joined.setdefault(row["prompt"], (row, {}))[1].update(row["overlap"])
+        known = joined.setdefault(row["prompt"], row)
+        for field in ("overlap", "kept"):
+            known[field].update(row[field])
     return list(joined.values())
+
+
+def _replay(kept: list[float], k: int, settings: Settings) -> dict[str, float]:
+    passes, drafted, accepted = expected_blocks(kept, k, settings.max_new_tokens)
+    return {"acceptance_rate": accepted / drafted if drafted else 0.0, "block_efficiency": len(kept) / passes}
+
+
+def _pick(values: list[tuple[dict, dict[str, dict]]], figure: str) -> list[tuple[dict, dict[str, float]]]:
+    return [(row, {name: figures[figure] for name, figures in drafts.items()}) for row, drafts in values]
 
 
 def _live_values(rows: list[dict], figure: str) -> list[tuple[dict, dict[str, float]]]:
@@ -212,6 +279,36 @@ def _live_values(rows: list[dict], figure: str) -> list[tuple[dict, dict[str, fl
         if row["mode"] != "verifier" and row[figure] is not None:
             values.setdefault(row["prompt"], (row, {}))[1].setdefault(row["mode"], []).append(row[figure])
     return [(row, {name: sum(found) / len(found) for name, found in drafts.items()}) for row, drafts in values.values()]
+
+
+def by_prompt(rows: list[dict]) -> list[dict]:
+    """The seed's tables: per prompt and draft, mean and standard deviation over the seeds of what it reports."""
+    import statistics
+
+    prompts: dict[str, dict[str, list[dict]]] = {}
+    for row in rows:
+        if row["source"] == "seed":
+            prompts.setdefault(row["prompt"], {}).setdefault(row["mode"], []).append(row)
+    figures = ("acceptance_rate", "expected_acceptance", "block_efficiency", "tokens_per_second", "seconds")
+    return [{"prompt": prompt,
+             "modes": {mode: {"runs": len(runs), **{figure: {
+                 "mean": statistics.mean(found), "sd": statistics.stdev(found) if len(found) > 1 else None}
+                 for figure in figures if (found := [run[figure] for run in runs if run[figure] is not None])}}
+                 for mode, runs in modes.items()}} for prompt, modes in prompts.items()]
+
+
+def agreement(live: list[tuple[dict, dict[str, float]]], replayed: list[tuple[dict, dict[str, float]]], seed: int) -> dict:
+    """Per draft, live minus replayed accepted/drafted on the prompts that have both: the interval should hold 0.
+
+    The texts differ (the verifier was sampled anew), so the difference carries their noise and that of acceptance.
+    """
+    expected = {row["prompt"]: drafts for row, drafts in replayed}
+    differences: dict[str, list[float]] = {}
+    for row, drafts in live:
+        for name, value in drafts.items():
+            if name in expected.get(row["prompt"], {}):
+                differences.setdefault(name, []).append(value - expected[row["prompt"]][name])
+    return {name: {"prompts": len(found), **mean_with_interval(found, seed)} for name, found in differences.items()}
 
 
 def groups_of(row: dict) -> list[str]:

@@ -184,8 +184,9 @@ def load_adapter(base: PreTrainedModel, adapter_path: str | Path, base_id: str) 
     """Puts the LoRA adapter at `adapter_path` on `base`; returns the model and "merged" or "attached".
 
     Merged where the base is unquantised: the same weights in one matrix, so that a tuned draft runs the operations
-    of the base draft and their times compare. Into 4-bit weights a merge would round again and change the outputs
-    (huggingface/peft#1043), so there the adapter stays attached, and the caller's report says so.
+    of the base draft and their times compare. The sum is made in float32 and rounded back by `round_stochastically`.
+    Into 4-bit weights a merge would round again and change the outputs (huggingface/peft#1043), so there the adapter
+    stays attached, and the caller's report says so.
 
     Raises:
         Problem: no adapter there, one that cannot be read, or one trained for another base model.
@@ -205,13 +206,34 @@ def load_adapter(base: PreTrainedModel, adapter_path: str | Path, base_id: str) 
     if trained_for != base_id:
         raise Problem(f"the adapter at {path} was trained for {trained_for}, the draft is {base_id}. "
                       "Name the right one by --adapter-path, or train one with train_dpo.py.")
+    quantised, dtype = getattr(base, "is_quantized", False), base.dtype
     try:
-        tuned = PeftModel.from_pretrained(base, str(path)).eval()
+        tuned = PeftModel.from_pretrained(base if quantised else base.float(), str(path)).eval()
     except (SafetensorError, RuntimeError, ValueError) as fault:
         raise Problem(f"the adapter at {path} does not load: {str(fault).splitlines()[0]}. Train it again.") from None
-    if getattr(base, "is_quantized", False):
+    if quantised:
         return tuned, "attached"
-    return tuned.merge_and_unload(), "merged"
+    return round_stochastically(tuned.merge_and_unload(), dtype), "merged"
+
+
+def round_stochastically(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """Casts float32 weights in place; to bf16 up or down, with the chances that keep each weight's expectation.
+
+    Most updates of a LoRA adapter are smaller than half the gap between two bf16 numbers. Rounding to the nearest one
+    then gives the base weight back, for all of them alike, and part of the training is lost; here a share of them moves
+    by the whole gap instead, and the sums that a layer takes over many weights keep the update. Weights that bf16 can
+    hold, as all of the base are, do not move. Seeded, so that every run decodes with the same draft.
+    """
+    import torch
+
+    generator = torch.Generator(device=model.device).manual_seed(0)
+    for parameter in model.parameters():  # parameters alone: the rotary frequencies are buffers, and float32 for good
+        if dtype == torch.bfloat16:
+            bits = parameter.data.view(torch.int32)  # bf16 is the upper half of a float32
+            noise = torch.randint(0, 2**16, bits.shape, dtype=torch.int32, generator=generator, device=bits.device)
+            parameter.data = ((bits + noise) & -(2**16)).view(torch.float32)
+        parameter.data = parameter.data.to(dtype)
+    return model
 
 
 def pack_linears(model: PreTrainedModel) -> PreTrainedModel:
@@ -219,6 +241,9 @@ def pack_linears(model: PreTrainedModel) -> PreTrainedModel:
 
     torch's own linear lays each weight out anew on every call. Packed once, as torch's compiler does when it freezes a
     graph, a forward pass of one to five tokens takes about two thirds of the time; the outputs are the same bits.
+
+    A loaded weight is a window on its mapped file, and a file's pages stay in memory while one window is open. So the
+    small weights are copied out as well, and file after file closes as the packing goes on: nothing is held twice.
     """
     import torch
 
@@ -229,15 +254,19 @@ def pack_linears(model: PreTrainedModel) -> PreTrainedModel:
         def __init__(self, linear: torch.nn.Linear):
             super().__init__()
             self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), 1)
-            self.bias = linear.bias
+            self.bias = None if linear.bias is None else linear.bias.detach().clone()
 
         def forward(self, inputs):
             return torch.ops.mkldnn._linear_pointwise(inputs, self.packed, self.bias, "none", [], "")
 
-    for module in list(model.modules()):
+    # No list of the linear layers themselves: it would keep every old weight to the end.
+    for module in [module for module in model.modules() if type(module) is not torch.nn.Linear]:
         for name, child in list(module.named_children()):
             if type(child) is torch.nn.Linear and child.weight.dtype == torch.bfloat16:
                 setattr(module, name, PackedLinear(child))
+            elif not isinstance(child, torch.nn.Embedding):  # of an embedding only the rows in use are ever read
+                for parameter in child.parameters(recurse=False):
+                    parameter.data = parameter.data.clone()
     return model
 
 

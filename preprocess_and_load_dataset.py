@@ -73,7 +73,8 @@ def balanced(rows: list[dict], field: str, seed: int) -> list[dict]:
             raise Problem(f"cannot balance by '{field}': row {place + 1} has no such text field. It has {', '.join(row)}.")
         places.setdefault(row[field], []).append(place)
     smallest, draw = min(map(len, places.values())), random.Random(seed)
-    return [rows[place] for place in sorted(place for value in sorted(places) for place in draw.sample(places[value], smallest))]
+    drawn = [place for value in sorted(places) for place in draw.sample(places[value], smallest)]
+    return [rows[place] for place in sorted(drawn)]
 
 
 def as_messages(row: dict) -> dict:

@@ -37,10 +37,6 @@ from preprocess_and_load_dataset import (
 )
 from terminal import Problem, put_json, run, say
 
-METRICS = ("loss", "rewards/margins", "rewards/accuracies", "rewards/chosen", "rewards/rejected", "grad_norm",
-           "learning_rate")
-
-
 # --- the adapter ------------------------------------------------------------------------------------------------------
 
 def linear_names(model) -> dict[str, int]:
@@ -128,6 +124,8 @@ def make_trainer(args: argparse.Namespace, pair: Pair, checkpoints: Path, train,
     keep_freed_memory()
     hub_answers()
     model = load_model(pair.draft, pair.quantization)
+    if model.device.type == "cpu":  # torch's fused attention has a slow backward pass there: a tenth of every step
+        model.set_attn_implementation("eager")
     # PEFT and TRL write this name into every file; a converted GGUF would leave a path of this machine there.
     model.name_or_path = model.config.name_or_path = pair.draft.id
     targets = choose_targets(model, args.target_modules)
@@ -188,9 +186,9 @@ def settings_of(args: argparse.Namespace, pair: Pair) -> dict:
             "dataset": args.dataset.name, "dataset_sha256": hashlib.sha256(args.dataset.read_bytes()).hexdigest(),
             "eval_fraction": args.eval_fraction, "balance": args.balance, "loss": args.loss, "beta": args.beta,
             "lora_r": args.lora_r, "lora_alpha": args.lora_alpha, "lora_dropout": args.lora_dropout,
-            "target_modules": args.target_modules, "epochs": args.epochs, "max_steps": args.max_steps, "batch_size": args.batch_size,
-            "gradient_accumulation": args.gradient_accumulation, "learning_rate": args.learning_rate,
-            "warmup": args.warmup, "max_length": args.max_length, "seed": args.seed}
+            "target_modules": args.target_modules, "epochs": args.epochs, "max_steps": args.max_steps,
+            "batch_size": args.batch_size, "gradient_accumulation": args.gradient_accumulation,
+            "learning_rate": args.learning_rate, "warmup": args.warmup, "max_length": args.max_length, "seed": args.seed}
 
 
 def last_checkpoint(checkpoints: Path) -> Path | None:
@@ -285,16 +283,17 @@ def as_bf16(model):
 
 
 def plot(rows: list[dict], file: Path) -> None:
-    """Loss, reward margin and reward accuracy over the steps, one panel each; readable without colour."""
+    """Loss and, for preferences, reward margin and accuracy over the steps, a panel each; readable without colour."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, 3, figsize=(12, 3.5), layout="constrained")
-    for panel, (key, title) in zip(panels, (("loss", "loss"), ("rewards/margins", "reward margin"),
-                                            ("rewards/accuracies", "reward accuracy")), strict=True):
-        points = [(row["step"], row[key]) for row in rows if key in row]
+    titles = {"loss": "loss", "rewards/margins": "reward margin", "rewards/accuracies": "reward accuracy"}
+    curves = {key: points for key in titles if (points := [(row["step"], row[key]) for row in rows if key in row])}
+    figure, panels = pyplot.subplots(1, len(curves), figsize=(4 * len(curves), 3.5), layout="constrained", squeeze=False)
+    for panel, (key, points) in zip(panels[0], curves.items(), strict=True):
+        title = titles[key]
         panel.plot(*zip(*points, strict=True), color="black", linewidth=1)
         panel.set(title=title, xlabel="optimizer step")
         panel.grid(alpha=0.3)
@@ -302,27 +301,29 @@ def plot(rows: list[dict], file: Path) -> None:
     pyplot.close(figure)
 
 
+def held_out_line(held_out: dict | None) -> str:
+    named = {"eval_loss": "loss", "eval_rewards/accuracies": "reward accuracy", "eval_rewards/margins": "reward margin"}
+    return ", ".join(f"{name} {held_out[key]:.3f}" for key, name in named.items() if key in (held_out or {})) or "nothing"
+
+
 def model_card(settings: dict, metrics: dict) -> str:
-    held_out = metrics.get("held_out") or {}
     lines = "\n".join(f"| {key} | {value} |" for key, value in settings.items())
-    accuracy = held_out.get("eval_rewards/accuracies")
     return f"""\
 ---
 base_model: {settings["base_model"]}
 library_name: peft
 license: apache-2.0
-tags: [dpo, trl, lora, speculative-decoding, assistive-technology]
+tags: [{"sft" if settings["loss"] == "sft" else "dpo"}, trl, lora, speculative-decoding, assistive-technology]
 ---
 
-# LoRA adapter: a draft for speculative decoding, tuned on assistive-technology preference pairs
+# LoRA adapter: a draft for speculative decoding, tuned on assistive-technology {
+    "answers" if settings["loss"] == "sft" else "preference pairs"}
 
 Trained by `train_dpo.py` on {metrics["rows"]["train"]} pairs of `{settings["dataset"]}` ({metrics["rows"]["held_out"]}
 held out) in {metrics["seconds"] / 60:.0f} minutes, {metrics["steps"]} optimizer steps, to draft for
 {settings["verifier"]}. Trainable parameters: {metrics["trainable_parameters"]:,}.
 
-Held-out reward accuracy: {"not measured" if accuracy is None else f"{accuracy:.3f}"}; held-out reward margin:
-{"not measured" if accuracy is None else f"{held_out['eval_rewards/margins']:.3f}"}. `metrics.jsonl` has every step,
-`training.png` the curves.
+Held out: {held_out_line(metrics["held_out"])}. `metrics.jsonl` has every step, `training.png` the curves.
 
 | setting | value |
 |---|---|
@@ -382,8 +383,7 @@ def train(args: argparse.Namespace, pair: Pair, train_rows, held_out) -> int:
         write_adapter(trainer, args, settings, checkpoints, metrics)
         say(f"adapter, metrics and plot are in {args.output_dir}")
         if held_out_metrics:
-            say(f"held-out reward accuracy {held_out_metrics['eval_rewards/accuracies']:.3f}, "
-                f"margin {held_out_metrics['eval_rewards/margins']:.3f}")
+            say("held out: " + held_out_line(held_out_metrics))
         if args.json:
             put_json(metrics, args.json)
     return 0

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_exactness import NEVER, Case, reference_probs, settings
 
 import benchmark_decoding
 import evaluate_acceptance
 import fill_readme
 import models
-from evaluate_acceptance import _overlap, _target_probs, compare_drafts, mean_with_interval
+from evaluate_acceptance import _overlap_and_kept, _target_probs, compare_drafts, expected_blocks, mean_with_interval
 from jsonl import read_jsonl, write_jsonl
 from speculative_decode import Engine, Settings, run_prompt
 
@@ -29,7 +30,7 @@ def test_live_and_paired_give_the_same_overlap(tiny, verifier):
     target, draft = engine.prompt_ids("What screen reader?", settings)
     with torch.inference_mode():
         p = _target_probs(engine, target, result["token_ids"], settings)
-        paired = _overlap(p, drafter, draft, result["token_ids"], settings).tolist()
+        paired = _overlap_and_kept(p, drafter, draft, result["token_ids"], settings)[0].tolist()
     place, compared = 0, 0
     for block in result["trace"]:
         for offset, value in enumerate(block.overlap[:len(block.tokens)]):
@@ -37,6 +38,65 @@ def test_live_and_paired_give_the_same_overlap(tiny, verifier):
             compared += 1
         place += len(block.tokens)
     assert compared >= 20 and len(paired) == result["tokens"]
+
+
+# --- decoding replayed from a finished text, against decoding itself on the toy models of test_exactness --------------
+
+def replay_errors(k: int, overlapping: bool, stop=NEVER, expected=expected_blocks) -> list[float]:
+    """Decoded minus replayed verifier passes, drafted and accepted tokens, summed over texts, in standard errors.
+
+    The chances of the replay come from the tables in plain Python, text by text.
+    """
+    case, drawn = Case(overlapping), settings(k)
+    differences = []
+    for blocks in case.run(drawn, stop, samples=1500):
+        text = [token for block in blocks for token in block.tokens]
+        kept = []
+        for place, token in enumerate(text):
+            history = case.prompt + text[:place]
+            p = reference_probs(case.target.logits(history), drawn)
+            q = reference_probs(case.draft.logits(case.shared.translate(history)), drawn, sorted(case.shared.draft_ids))
+            spelled = dict(zip(case.shared.target_ids, case.shared.draft_ids, strict=True))
+            kept.append(min(1.0, q[spelled[token]] / p[token]) if token in spelled else 0.0)
+        decoded = (len(blocks) - 1, sum(block.drafted for block in blocks), sum(block.accepted for block in blocks))
+        differences.append([a - b for a, b in zip(decoded, expected(kept, k, drawn.max_new_tokens), strict=True)])
+    columns = torch.tensor(differences, dtype=torch.double)
+    return (columns.mean(0) / (columns.std(0) / len(columns) ** 0.5).clamp(min=1e-9)).tolist()
+
+
+@pytest.mark.parametrize("overlapping", [False, True], ids=["identical", "overlapping"])
+@pytest.mark.parametrize("k", [1, 3])
+def test_replay_agrees_with_decoding(k, overlapping):
+    assert max(map(abs, replay_errors(k, overlapping))) < 4
+
+
+def test_replay_of_texts_with_stop_tokens():
+    """Passes and accepted tokens are exact; drafted may be too high, by stop tokens that were drafted and rejected."""
+    passes, drafted, accepted = replay_errors(3, False, frozenset({2}))
+    assert abs(passes) < 4 and abs(accepted) < 4 and drafted < 0
+
+
+def test_replay_without_the_free_token_is_caught():
+    def no_free_token(kept, k, max_new_tokens):
+        begins, passes, drafted, accepted = [1.0] + [0.0] * len(kept), 0.0, 0.0, 0.0
+        for start in range(len(kept)):
+            chance, length = begins[start], min(k, max_new_tokens - 1 - start)
+            passes, drafted = passes + chance, drafted + chance * length
+            for place in range(start, start + length):
+                begins[place + 1] += chance * (1 - kept[place])
+                chance *= kept[place]
+                accepted += chance
+            begins[start + max(length, 1)] += chance
+        return passes, drafted, accepted
+
+    assert max(map(abs, replay_errors(3, False, expected=no_free_token))) > 6
+
+
+def test_replay_has_the_closed_form():
+    """Independent positions: tokens per pass = (1 − α^(K+1)) / (1 − α) (Leviathan et al. 2023, equation 1)."""
+    passes, drafted, accepted = expected_blocks([0.8] * 20_000, 4, 20_000)
+    assert 20_000 / passes == pytest.approx((1 - 0.8**5) / 0.2, rel=1e-3)
+    assert accepted / drafted == pytest.approx(0.59, abs=0.001), "the figure of the README, for α = 0.8"
 
 
 def test_the_steps_resume_and_report(cli, tiny, tmp_path):
@@ -55,11 +115,14 @@ def test_the_steps_resume_and_report(cli, tiny, tmp_path):
     for step in ("paired", "live"):
         assert cli(evaluate_acceptance, step, *options)[0] == 0
         assert "already" in cli(evaluate_acceptance, step, *options)[2]
-    assert len(list(read_jsonl(tmp_path / "l.jsonl"))) == 4 * 2 * 2, "verifier and base, two seeds each"
+    assert len(list(read_jsonl(tmp_path / "l.jsonl"))) == 4 * (1 + 2), "the verifier once, base at two seeds"
     assert cli(evaluate_acceptance, "report", *options)[0] == 0
     report = json.loads((tmp_path / "a.json").read_text())
     assert report["paired"]["at"]["prompts"] == 4 and 0 < report["paired"]["at"]["means"]["base"] < 1
     assert report["live"]["acceptance_rate"]["at"]["prompts"] == 4
+    assert report["agreement"]["base"]["prompts"] == 4
+    rates = [report["replayed_by_k"][str(k)]["at"]["base"] for k in range(1, 9)]
+    assert rates == sorted(rates) and 1 < rates[0] < 2, "more drafts, more tokens per verifier pass"
 
 
 def test_missing_step_is_one_line(cli, tmp_path):

@@ -148,6 +148,29 @@ def test_merging_changes_next_to_nothing(tiny, adapter):
     assert near < 0.05 < far
 
 
+def test_a_merge_keeps_updates_smaller_than_half_a_gap():
+    """bf16 numbers near 1 are 1/128 apart: rounding to the nearest loses an update of 1/1024 in every weight."""
+    weights = torch.nn.Linear(400, 400, bias=False)
+    weights.weight.data = torch.tensor([1.0, -1.0]).repeat(400, 200) * (1 + 1 / 1024)
+    weights.device = torch.device("cpu")
+    nearest = weights.weight.data.bfloat16().float().abs().mean()
+    rounded = models.round_stochastically(weights, torch.bfloat16).weight.detach().clone()
+    assert rounded.dtype == torch.bfloat16 and set(rounded.abs().flatten().tolist()) == {1.0, 1 + 1 / 128}
+    assert nearest == 1 and float(rounded.float().abs().mean()) == pytest.approx(1 + 1 / 1024, abs=1e-4)
+    assert torch.equal(models.round_stochastically(weights.float(), torch.bfloat16).weight, rounded), "bf16 numbers stay"
+
+
+def test_packing_holds_no_weight_twice(tiny):
+    import weakref
+
+    model = models.load_model(models.Model(tiny.draft))
+    old = [weakref.ref(layer.weight) for layer in model.modules() if type(layer) is torch.nn.Linear]
+    packed = models.pack_linears(model)
+    if any(type(layer) is torch.nn.Linear for layer in packed.modules()):
+        pytest.skip("this processor has no bf16 instructions: nothing is packed")
+    assert old and all(weight() is None for weight in old)
+
+
 BAD_INPUT = [
     ([], "one of --prompt"),
     (["--prompt", "  "], "prompt is empty"),

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ import speculative_decode
 import test_trained_model
 import train_dpo
 from jsonl import read_jsonl, write_jsonl
-from preprocess_and_load_dataset import load_preference_dataset, split_rows
+from preprocess_and_load_dataset import balanced, load_preference_dataset, split_rows
 from terminal import Problem
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,6 +42,31 @@ def options(tiny, *more):
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter_model.safetensors")
+
+
+def test_balance_draws_equally_many_of_every_value():
+    rows = [{"prompt": str(number), "kind": "rare" if number % 4 == 0 else "common"} for number in range(40)]
+    drawn = balanced(rows, "kind", 7)
+    assert Counter(row["kind"] for row in drawn) == {"rare": 10, "common": 10}
+    assert drawn == balanced(rows, "kind", 7) != balanced(rows, "kind", 8), "by the seed alone"
+
+
+def test_balance_by_an_unknown_field_is_one_line(cli, tiny, home):
+    status, _, err = cli(train_dpo, "--dry-run", *options(tiny, "--balance", "query_type"))
+    assert status == 1 and "cannot balance by 'query_type'" in err and "Traceback" not in err
+
+
+def test_the_control_trains_on_chosen_answers_alone(cli, tiny, home):
+    """--loss sft never looks at the rejected answers: other ones leave the same weights."""
+    found = []
+    for rejected in ("Some tools help.", "Ask somebody else about this, please."):
+        rows = list(read_jsonl("dpo_clean.jsonl"))
+        write_jsonl("dpo_clean.jsonl", [{**row, "rejected": rejected} for row in rows])
+        assert cli(train_dpo, "--loss", "sft", "--max-steps", 3, *options(tiny))[0] == 0
+        found.append(weights(home / "final_adapter"))
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+    metrics = json.loads((home / "final_adapter" / "metrics.json").read_text())
+    assert metrics["steps"] == 3 and metrics["held_out"]["eval_loss"] > 0
 
 
 def test_dry_run_plans_and_writes_nothing(cli, tiny, home):
