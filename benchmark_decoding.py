@@ -175,7 +175,7 @@ def print_summary(summary: dict) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", nargs="+", default=["prompts/seed.jsonl"], metavar="FILE")
-    parser.add_argument("--k", type=int, nargs="+", default=[1, 2, 3, 4, 6, 8], help="draft lengths (default 1 2 3 4 6 8)")
+    parser.add_argument("--k", type=int, nargs="+", default=range(1, 9), help="draft lengths (default 1 to 8)")
     parser.add_argument("--max-new-tokens", type=int, default=64, help="(default 64)")
     parser.add_argument("--llama-cpp", type=Path, metavar="FILE", help="the verifier's GGUF file, for llama.cpp's row")
     parser.add_argument("--skip-same-vocabulary", action="store_true")

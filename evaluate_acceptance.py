@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 RESAMPLES = 10_000
 LONGEST_K = 8  # the report's largest draft length
+CONDITIONS = (("recommendation", "definitional"), ("procedural", "technical"))  # of the seed's third table
 PROMPT_FILES = ("prompts/seed.jsonl", "prompts/at.jsonl", "prompts/general.jsonl")
 
 
@@ -312,10 +313,14 @@ def agreement(live: list[tuple[dict, dict[str, float]]], replayed: list[tuple[di
 
 
 def groups_of(row: dict) -> list[str]:
-    """The groups that a prompt counts in: the seed's own prompts stand apart from the large sets."""
+    """The groups that a prompt counts in: its domain, its query type, and the seed's two conditions of two types each.
+
+    The seed's own prompts stand apart from the large sets.
+    """
+    condition = "/".join(next(types for types in CONDITIONS if row["query_type"] in types))
     if row["source"] == "seed":
-        return [f"seed {row['domain']}"]
-    return [row["domain"], f"{row['domain']}: {row['query_type']}"]
+        return [f"seed {row['domain']}", f"seed {row['domain']}: {condition}"]
+    return [row["domain"], f"{row['domain']}: {row['query_type']}", f"{row['domain']}: {condition}"]
 
 
 def compare_drafts(values: list[tuple[dict, dict[str, float]]], seed: int) -> dict:

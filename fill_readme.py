@@ -1,6 +1,7 @@
-"""Fills the tables of README.md and DATASET_CARD.md from the JSON files that measuring commands wrote.
+"""Fills the tables and figures of README.md and DATASET_CARD.md from the files that measuring commands wrote.
 
-A table stands between `<!-- name -->` and `<!-- /name -->`; the function of that name below writes it, from one file.
+A table stands between `<!-- name -->` and `<!-- /name -->`; the function of that name below writes it. A figure stands
+between the same marks with a name that plot_results.py knows.
 
     python fill_readme.py            fills them
     python fill_readme.py --check    exits 1 if the documents and the files disagree
@@ -9,12 +10,13 @@ A table stands between `<!-- name -->` and `<!-- /name -->`; the function of tha
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 from jsonl import read_jsonl, write_whole
+from plot_results import FIGURES, load
 from terminal import Problem, run, say
 
 
@@ -22,10 +24,6 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table: first column to the left, the others to the right."""
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def load(file: str) -> dict:
-    return json.loads(Path(file).read_text(encoding="utf-8"))
 
 
 def hardware(result: dict) -> str:
@@ -53,27 +51,141 @@ def demo() -> str:
 
 
 def claim() -> str:
-    """The answer in one sentence, by the test that evaluate_acceptance.py fixed in advance."""
-    group = load("results/acceptance.json")["paired"]["at"]
-    change = group["changes"]["dpo"]
+    """The answer in one sentence, by the test that evaluate_acceptance.py fixed in advance; then what bounds it."""
+    result = load("results/acceptance.json")["paired"]
+    group, change = result["at"], result["at"]["changes"]["dpo"]
     low, high = change["interval"]
     verdict = "raised" if low > 0 else "lowered" if high < 0 else "did not measurably change"
+    others = [f"{sentence} {span(result[name]['changes'][draft])}" for sentence, name, draft in (
+        ("DPO on general prompts", "general", "dpo"), ("supervised fine-tuning on the chosen answers alone", "at", "sft"),
+        ("DPO balanced by query type", "at", "balanced")) if draft in result.get(name, {"changes": {}})["changes"]]
     return (f"**On {group['prompts']} assistive-technology prompts, DPO {verdict} the acceptance probability of the draft: "
             f"mean Σ min(p, q) went from {group['means']['base']:.4f} to {group['means']['dpo']:.4f}, a paired change of "
             f"{change['mean']:+.4f} (95% bootstrap interval over prompts {low:+.4f} to {high:+.4f}); it rose on "
-            f"{change['rose']} of {group['prompts']} prompts.**")
+            f"{change['rose']} of {group['prompts']} prompts.** Beside it, exploratory: {'; '.join(others)}.")
 
 
-def paired() -> str:
-    result = load("results/acceptance.json")
+def span(change: dict, digits: int = 4) -> str:
+    low, high = change["interval"]
+    return f"{change['mean']:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+
+
+CHANGES = ["prompts", "draft", "n", "base", "tuned", "change", "95% interval", "rose on"]
+
+
+def changes(groups: dict, names: list[str]) -> list[list[str]]:
+    """A row of CHANGES for every group in `names` and every tuned draft."""
     rows = []
-    for name, group in result["paired"].items():
+    for name in names:
+        group = groups[name]
         for draft, change in group["changes"].items():
             low, high = change["interval"]
             rows.append([name, draft, str(group["prompts"]), f"{group['means']['base']:.4f}", f"{group['means'][draft]:.4f}",
                          f"{change['mean']:+.4f}", f"{low:+.4f} to {high:+.4f}", f"{change['rose']}/{group['prompts']}"])
-    header = ["prompts", "draft", "n", "base", "tuned", "change", "95% interval", "rose on"]
+    return rows
+
+
+def paired() -> str:
+    result = load("results/acceptance.json")
+    names = [name for name in result["paired"] if "/" not in name and not name.startswith("seed")]
+    return f"{table(CHANGES, changes(result['paired'], names))}\n\n{hardware(result)}"
+
+
+def replayed() -> str:
+    """The seed's α and the block efficiency at the report's K, and the latter at every K, from the stored answers."""
+    result = load("results/acceptance.json")
+    names = {"acceptance_rate": "accepted/drafted", "block_efficiency": "tokens per pass"}
+    domains = [name for name in ("at", "general") if name in result["paired"]]
+    rows = [[names[figure], *row] for figure, groups in result["replayed"].items() for row in changes(groups, domains)]
+    by_k = result["replayed_by_k"]
+    lines = [[f"{domain}, {draft}", *(f"{means[domain][draft]:.2f}" for means in by_k.values())]
+             for domain in domains for draft in by_k["1"][domain]]
+    return (f"{table(['figure', *CHANGES], rows)}\n\nTokens per verifier pass by K, from the same answers:\n\n"
+            f"{table(['prompts, draft', *(f'K = {k}' for k in by_k)], lines)}\n\n{hardware(result)}")
+
+
+def seed_prompts() -> str:
+    """The seed's first two tables, its published values beside ours."""
+    result = load("results/acceptance.json")
+    ours = {row["prompt"]: row["modes"] for row in result["live_by_prompt"]}
+    prompts = list(read_jsonl("prompts/seed.jsonl"))
+    header = ["Prompt", "Query type", "paper: Base α", "DPO α", "Δα", "ours: Base α", "DPO α", "Δα", "sd of one base run"]
+    tables = []
+    for domain in ("at", "general"):
+        rows, columns = [], []
+        for prompt in (prompt for prompt in prompts if prompt["domain"] == domain):
+            base, dpo = (ours[prompt["prompt"]][mode]["acceptance_rate"] for mode in ("base", "dpo"))
+            columns.append([*prompt["published"].values(), base["mean"], dpo["mean"]])
+            rows.append([prompt["short"], prompt["query_type"], *with_change(columns[-1]), f"{base['sd']:.3f}"])
+        means = [sum(column) / len(column) for column in zip(*columns, strict=True)]
+        tables.append(table(header, [*rows, ["Average", "", *with_change(means), ""]]))
+    runs = next(iter(ours.values()))["base"]["runs"]
+    return (f"In the domain:\n\n{tables[0]}\n\nOut of it:\n\n{tables[1]}\n\nOurs: means over {runs} seeds. {hardware(result)}")
+
+
+def with_change(values: list[float]) -> list[str]:
+    """[base, tuned, base, tuned, …] with each pair's difference behind it."""
+    return [cell for base, tuned in zip(values[::2], values[1::2], strict=True)
+            for cell in (f"{base:.3f}", f"{tuned:.3f}", f"{tuned - base:+.3f}")]
+
+
+def seed_conditions() -> str:
+    """The seed's third table: as printed, as its own rows give it, ours on its prompts, ours on the large sets."""
+    result = load("results/acceptance.json")
+    printed = {"at": (0.729, 0.748), "at: recommendation/definitional": (0.676, 0.752),
+               "at: procedural/technical": (0.784, 0.749), "general": (0.933, 0.863)}  # seed 000, third table
+    prompts, rows = list(read_jsonl("prompts/seed.jsonl")), []
+    for name, values in printed.items():
+        domain, _, types = name.partition(": ")
+        own = [prompt["published"]["dpo"] - prompt["published"]["base"] for prompt in prompts
+               if prompt["domain"] == domain and prompt["query_type"] in (types or prompt["query_type"])]
+        rows.append([name, f"{values[0]:.3f}", f"{values[1]:.3f}", f"{values[1] - values[0]:+.3f}",
+                     f"{sum(own) / len(own):+.3f}",
+                     span(result["live"]["acceptance_rate"][f"seed {name}"]["changes"]["dpo"], 3),
+                     str(result["paired"][name]["prompts"]), span(result["paired"][name]["changes"]["dpo"])])
+    header = ["Condition", "paper: Base α", "DPO α", "Δα, of the two", "Δα, of its rows", "ours, its prompts: Δα",
+              "n, large set", "ours, large set: ΔΣ min(p, q)"]
     return f"{table(header, rows)}\n\n{hardware(result)}"
+
+
+def agreement() -> str:
+    found = load("results/acceptance.json")["agreement"]
+    return "; ".join(f"{draft}: live − replayed = {span(change)} over {change['prompts']} prompts"
+                     for draft, change in found.items()) + "."
+
+
+def live_speed() -> str:
+    """The seed's secondary metric: means over its twelve prompts of the live runs."""
+    result = load("results/acceptance.json")
+    rows = []
+    for mode in ("verifier", "base", "dpo"):
+        found = [row["modes"][mode] for row in result["live_by_prompt"]]
+        speeds = [row["modes"][mode]["tokens_per_second"]["mean"] / row["modes"]["verifier"]["tokens_per_second"]["mean"]
+                  for row in result["live_by_prompt"]]
+        rows.append([mode, str(sum(figures["runs"] for figures in found)), *(
+            f"{sum(figures[key]['mean'] for figures in found) / len(found):.2f}"
+            for key in ("seconds", "tokens_per_second", "block_efficiency")), f"{sum(speeds) / len(speeds):.2f}"])
+    header = ["draft", "runs", "seconds an answer", "tokens/s", "tokens per pass", "× plain verifier"]
+    return f"{table(header, rows)}\n\n{hardware(result)}"
+
+
+def exactness() -> str:
+    result = load("results/exactness.json")
+    names = list(result["results"])
+    openings = [[f"`{row['text']!r}`" if row["text"] is not None else "any other", f"{row['expected']:.1f}",
+                 *(str(result["results"][name]["openings"][place]["found"]) for name in names)]
+                for place, row in enumerate(result["results"]["ours"]["openings"])]
+    shown = [*openings[:6], openings[-1]] if len(openings) > 8 else openings
+    figures = [[label, "", *(f"{result['results'][name][key]:.2g}" for name in names)]
+               for label, key in (("p-value of chi-square", "p_value"), ("total variation from the law", "total_variation"))]
+    ours = result["results"]["ours"]
+    return (f"{table(['opening', 'expected', *names], [*shown, *figures])}\n\n{ours['samples']} texts each, {ours['bins']} "
+            f"bins, the likeliest shown. {hardware(result)}")
+
+
+def figure(name: str) -> str:
+    """A picture with what it shows as its alternative text."""
+    return f"![{FIGURES[name][1]()}](results/plots/{name}.png)"
 
 
 def training() -> str:
@@ -85,8 +197,10 @@ def training() -> str:
             ["minutes", f"{result['seconds'] / 60:.0f}"],
             ["held-out reward accuracy", f"{held_out['eval_rewards/accuracies']:.3f}"],
             ["held-out reward margin", f"{held_out['eval_rewards/margins']:.3f}"],
-            ["the same margin, adapter merged into bf16 as for decoding",
+            ["the same margin, merged into bf16 as for decoding",
              f"{load('results/trained_model.json')['held_out']['reward_margin']:.3f}"],
+            ["the same margin, merged and rounded to the nearest bf16",
+             f"{load('results/trained_model_nearest.json')['held_out']['reward_margin']:.3f}"],
             ["held-out loss", f"{held_out['eval_loss']:.3f}"]]
     return f"{table([settings['base_model'], 'value'], rows)}\n\n{hardware(result)}"
 
@@ -101,13 +215,19 @@ def benchmark() -> str:
     rows += [[f"ours, K = {row['k']}", f"{row['tokens_per_second']:.2f}", f"{row['over_generate']:.2f}",
               f"{row['over_ours']:.2f}", f"{row['block_efficiency']:.2f}", f"{row['predicted_from_alpha']:.2f}",
               f"{row['predicted_from_blocks']:.2f}"] for row in summary["by_k"]]
+    if speed := result["llama_cpp"]:
+        rows.append(["llama.cpp, the same file in Q4_K_M", f"{speed:.2f}", f"{speed / summary['generate']:.2f}",
+                     f"{speed / summary['ours']:.2f}", "", "", ""])
     header = ["decoding", "tokens/s", "× generate", "× ours without a draft", "tokens per block", "predicted from α",
               "predicted from blocks"]
+    same = result["same_vocabulary"]
     overhead = max(row["overhead_share"] for row in summary["by_k"])
     return (f"{table(header, rows)}\n\nMedians over {result['settings']['prompts']} prompts, "
             f"{result['settings']['max_new_tokens']} new tokens, temperature 0.7. Cost ratio c = {summary['c']:.3f}; "
             f"time outside the two models' forwards at most {overhead:.1%}; peak memory "
-            f"{result['peak_memory_bytes']['resident'] / 2**30:.1f} GiB. {hardware(result)}")
+            f"{result['peak_memory_bytes']['resident'] / 2**30:.1f} GiB. Where one model drafts for itself (SmolLM2, "
+            f"K = {same['k']}), our loop makes {same['ours']:.1f} tokens/s and transformers' assisted generation "
+            f"{same['assisted_generation']:.1f}. {hardware(result)}")
 
 
 def dataset() -> str:
@@ -140,25 +260,28 @@ def review() -> str:
             f"{verdicts['wrong']} held an error, which was mended.")
 
 
-TABLES = {"README.md": (claim, demo, training, paired, benchmark), "DATASET_CARD.md": (dataset, review)}
+PARTS = {"README.md": {**{write.__name__: write for write in (
+                           claim, demo, exactness, seed_prompts, seed_conditions, paired, replayed, agreement, training,
+                           live_speed, benchmark)},
+                       **{f"figure {name}": partial(figure, name) for name in FIGURES}},
+         "DATASET_CARD.md": {"dataset": dataset, "review": review}}
 
 
 def fill(file: str) -> str:
-    """Returns the text of `file` with every table of it rewritten.
+    """Returns the text of `file` with every table and figure of it rewritten.
 
     Raises:
-        Problem: a table's markers are not in the file.
+        Problem: the markers of one are not in the file.
     """
     text = Path(file).read_text(encoding="utf-8")
-    for write in TABLES[file]:
-        name = write.__name__
+    for name, write in PARTS[file].items():
         markers = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if not markers.search(text):
             raise Problem(f"{file} has no <!-- {name} --> … <!-- /{name} -->. Put the markers back.")
         try:
             body = write()
-        except FileNotFoundError as fault:
-            body = f"*Not measured yet: `{fault.filename}` is missing.*"
+        except (FileNotFoundError, KeyError) as fault:  # no file, or a report made before that step was run
+            body = f"*Not measured yet: `{getattr(fault, 'filename', None) or fault.args[0]}` is missing.*"
         text = markers.sub(lambda found, body=body: f"{found[1]}{body}\n{found[2]}", text)
     return text
 
@@ -168,7 +291,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a document would change")
     args = parser.parse_args()
     stale = 0
-    for file in TABLES:
+    for file in PARTS:
         filled = fill(file)
         if not args.check:
             write_whole(Path(file), filled)

@@ -1,0 +1,175 @@
+"""Is it lossless on the real pair? One test for three ways to sample from the verifier.
+
+tests/test_exactness.py enumerates every text of toy models. A real vocabulary cannot be enumerated, but the likely
+openings of an answer can: every opening of up to three tokens that is expected at least five times in the sample has
+its exact probability from the verifier's own logits, and all others together have the rest. Chi-square compares the
+openings drawn with these:
+
+  generate   transformers' plain sampling, in a batch: must pass, or the test itself is wrong
+  ours       speculative_decode's loop with the base draft: must pass
+  assisted   transformers' own assisted sampling with the same draft, across vocabularies by `assistant_tokenizer`
+
+Where the draft's tokens are a subset of the verifier's, that version of transformers raises an AttributeError instead.
+Exit status 1 if `generate` or `ours` fails (p < 0.001). What `assisted` does is reported, not required.
+
+    python check_exactness.py --samples 250 --json results/exactness.json
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+
+from environment import environment
+from models import add_model_arguments, choose_pair
+from speculative_decode import Drafter, Engine, Settings, decode, to_probs
+from terminal import Problem, console, put_json, run, say
+
+PROMPT = "What screen reader works best for blind users?"
+LENGTH = 3  # tokens of an opening
+SIGNIFICANCE = 1e-3
+
+Opening = tuple[int, ...]
+
+
+def likely_openings(engine: Engine, prompt: list[int], settings: Settings, smallest: float) -> dict[Opening, float]:
+    """Every opening of LENGTH tokens (fewer after a stop token) of at least probability `smallest`, with its own."""
+    law: dict[Opening, float] = {}
+
+    def grow(opening: Opening, probability: float) -> None:
+        if len(opening) == LENGTH or (opening and opening[-1] in engine.stop):
+            law[opening] = probability
+            return
+        engine.verifier.start()
+        probs = to_probs(engine.verifier.feed(prompt + list(opening)), settings)[0]
+        for token in (probs * probability >= smallest).nonzero()[:, 0].tolist():
+            grow((*opening, token), probability * float(probs[token]))
+
+    grow((), 1.0)
+    return law
+
+
+def cut(tokens: list[int], stop: frozenset[int]) -> Opening:
+    end = next((place + 1 for place, token in enumerate(tokens) if token in stop), len(tokens))
+    return tuple(tokens[:min(end, LENGTH)])
+
+
+def ours(engine: Engine, drafter: Drafter, prompt: str, settings: Settings, args) -> list[Opening]:
+    import torch
+    from tqdm import tqdm
+
+    target, draft = engine.prompt_ids(prompt, settings)
+    generator = torch.Generator(device=engine.verifier.device).manual_seed(args.seed)
+    texts = [[token for block in decode(engine.verifier, target, settings, engine.stop, generator, drafter, draft)
+              for token in block.tokens] for _ in tqdm(range(args.samples), desc="ours", unit="text")]
+    return [cut(text, engine.stop) for text in texts]
+
+
+def by_generate(engine: Engine, prompt: str, settings: Settings, args, batch: int, name: str, **options) -> list[Opening]:
+    """Openings from transformers' `generate`; `options` make it assisted."""
+    import torch
+    from tqdm import tqdm
+    from transformers import GenerationConfig, set_seed
+
+    ids = torch.tensor([engine.prompt_ids(prompt, settings)[0]], device=engine.verifier.device)
+    law = GenerationConfig(do_sample=True, temperature=settings.temperature, top_k=0, top_p=1.0,
+                           max_new_tokens=settings.max_new_tokens, eos_token_id=sorted(engine.stop),
+                           pad_token_id=min(engine.stop), num_return_sequences=batch,
+                           suppress_tokens=engine.verifier.unnamed.tolist() or None)
+    set_seed(args.seed)
+    texts: list[list[int]] = []
+    with tqdm(total=args.samples, desc=name, unit="text") as bar:
+        while len(texts) < args.samples:
+            out = engine.verifier.model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=law, **options)
+            texts += out[:, ids.shape[1]:].tolist()
+            bar.update(len(out))
+    return [cut(text, engine.stop) for text in texts[:args.samples]]
+
+
+def assistance(engine: Engine, drafter: Drafter, settings: Settings) -> dict:
+    """The options that give `generate` the same draft and the same draft length."""
+    assistant = drafter.model.model
+    assistant.generation_config.num_assistant_tokens = settings.k
+    assistant.generation_config.num_assistant_tokens_schedule = "constant"
+    assistant.generation_config.assistant_confidence_threshold = 0
+    if engine.shared.verdict == "identical":
+        return {"assistant_model": assistant}
+    return {"assistant_model": assistant, "tokenizer": engine.tokenizer, "assistant_tokenizer": engine.draft_tokenizer}
+
+
+def compare(openings: list[Opening], law: dict[Opening, float], tokenizer) -> dict:
+    """Chi-square of the sample against the law, its total variation from it, and the openings themselves."""
+    from scipy.stats import chisquare
+
+    found, total = Counter(openings), len(openings)
+    expected = {opening: probability * total for opening, probability in law.items()}
+    rest, rest_found = total - sum(expected.values()), total - sum(found[opening] for opening in law)
+    bins = [(found[opening], expected[opening]) for opening in law] + ([(rest_found, rest)] if rest >= 1e-6 * total else [])
+    scale = total / sum(value for _, value in bins)
+    result = chisquare([count for count, _ in bins], [value * scale for _, value in bins])
+    return {"samples": total, "bins": len(bins), "chi_square": float(result.statistic), "p_value": float(result.pvalue),
+            "total_variation": sum(abs(count - value) for count, value in bins) / 2 / total,
+            "openings": [{"text": tokenizer.decode(list(opening)), "expected": round(value, 1), "found": found[opening]}
+                         for opening, value in sorted(expected.items(), key=lambda item: -item[1])]
+            + [{"text": None, "expected": round(rest, 1), "found": rest_found}],
+            "others": [tokenizer.decode(list(opening)) for opening in list(dict.fromkeys(openings)) if opening not in law][:10]}
+
+
+def print_results(results: dict[str, dict]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("opening", "expected", *results):
+        table.add_column(column, justify="left" if column == "opening" else "right")
+    for place, row in enumerate(next(iter(results.values()))["openings"]):
+        table.add_row(Text("any other" if row["text"] is None else repr(row["text"])), f"{row['expected']:.1f}",
+                      *(str(result["openings"][place]["found"]) for result in results.values()))
+    for name, key in (("p-value", "p_value"), ("total variation", "total_variation")):
+        table.add_row(name, "", *(f"{result[key]:.2g}" for result in results.values()))
+    console().print(table)
+    for name, result in results.items():
+        print(f"{name}: {'agrees with' if result['p_value'] >= SIGNIFICANCE else 'DIFFERS from'} the verifier's law")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompt", default=PROMPT, help=f'(default "{PROMPT}")')
+    parser.add_argument("--samples", type=int, default=250, help="texts per sampler (default 250)")
+    parser.add_argument("--k", type=int, default=4, help="draft length K (default 4)")
+    parser.add_argument("--temperature", type=float, default=0.7, help="above 0 (default 0.7)")
+    parser.add_argument("--json", metavar="FILE", help="write everything as JSON to FILE, or - for stdout")
+    add_model_arguments(parser)
+    args = parser.parse_args()
+    if args.samples < 20 or args.temperature <= 0 or args.k < 1 or not args.prompt.strip():
+        raise Problem("--samples must be at least 20, --k at least 1, --temperature above 0, and --prompt not empty.")
+
+    import torch
+
+    engine = Engine(choose_pair(args))
+    drafter, _ = engine.load_drafter()
+    settings = Settings(k=args.k, temperature=args.temperature, max_new_tokens=LENGTH + 1)
+    with torch.inference_mode():
+        law = likely_openings(engine, engine.prompt_ids(args.prompt, settings)[0], settings, 5 / args.samples)
+        if not law:
+            raise Problem("no opening is expected five times, so there is nothing to test. Raise --samples.")
+        drawn = {"generate": by_generate(engine, args.prompt, settings, args, min(50, args.samples), "generate"),
+                 "ours": ours(engine, drafter, args.prompt, settings, args)}
+        try:  # last, for it changes the draft model
+            drawn["assisted"] = by_generate(engine, args.prompt, settings, args, 1, "assisted",
+                                            **assistance(engine, drafter, settings))
+        except (AttributeError, IndexError, RuntimeError, ValueError) as fault:  # a finding, not our failure
+            say(f"transformers' assisted sampling raised {type(fault).__name__}: {fault}")
+    results = {name: compare(openings, law, engine.tokenizer) for name, openings in drawn.items()}
+    if args.json:
+        put_json({"pair": {"draft": engine.pair.draft.id, "verifier": engine.pair.verifier.id,
+                           "vocabulary": engine.shared.verdict}, "prompt": args.prompt,
+                  "settings": {"k": args.k, "temperature": args.temperature, "length": LENGTH, "seed": args.seed},
+                  "results": results, "environment": environment()}, args.json)
+    if args.json != "-":
+        print_results(results)
+    return int(any(results[name]["p_value"] < SIGNIFICANCE for name in ("generate", "ours")))
+
+
+if __name__ == "__main__":
+    run(main)

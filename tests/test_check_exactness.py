@@ -1,0 +1,50 @@
+"""The real-pair test of losslessness, here on the tiny models: the right loop passes, a broken rule fails."""
+
+import json
+
+import pytest
+import torch
+
+import check_exactness
+import speculative_decode
+
+
+@pytest.mark.parametrize("verifier", ["verifier", "overlapping"])
+def test_generate_and_ours_agree_with_the_law(cli, tiny, verifier):
+    status, out, err = cli(check_exactness, "--draft", tiny.draft, "--verifier", getattr(tiny, verifier), "--samples", 400,
+                           "--json", "-")
+    results = json.loads(out)["results"]
+    assert status == 0, err
+    assert results["ours"]["bins"] >= 4, "the law is not trivial"
+    assert sum(row["found"] for row in results["ours"]["openings"]) == 400
+
+
+def test_a_broken_rule_is_caught(cli, tiny, monkeypatch):
+    """The free or corrective token is always the verifier's favourite."""
+    right = speculative_decode.verify_draft
+
+    def argmax(p, q, tokens, generator=None):
+        accepted, _ = right(p, q, tokens, generator)
+        return accepted, int(p[accepted].argmax())
+
+    monkeypatch.setattr(speculative_decode, "verify_draft", argmax)
+    status, out, _ = cli(check_exactness, "--draft", tiny.draft, "--verifier", tiny.verifier, "--samples", 400, "--json", "-")
+    assert status == 1 and json.loads(out)["results"]["ours"]["p_value"] < 1e-6
+
+
+@pytest.mark.parametrize("arguments", [["--samples", "3"], ["--temperature", "0"], ["--prompt", " "]])
+def test_bad_input_is_one_line(cli, arguments):
+    status, out, err = cli(check_exactness, *arguments)
+    assert status == 1 and out == "" and len(err.splitlines()) == 1
+
+
+def test_far_samples_have_no_chance():
+    """All samples on one of two even openings: chi-square's p-value is nil, the distance a half."""
+    class Names:
+        decode = staticmethod(str)
+
+    law = {(0,): 0.5, (1,): 0.5}
+    assert check_exactness.compare([(0,)] * 100, law, Names)["p_value"] < 1e-12
+    even = check_exactness.compare([(0,), (1,)] * 50, law, Names)
+    assert even["p_value"] == pytest.approx(1) and even["total_variation"] == pytest.approx(0)
+    assert torch.tensor([row["found"] for row in even["openings"]]).sum() == 100
