@@ -22,9 +22,19 @@ evaluate: $(VENV)/ready
 	$(RUN) evaluate_acceptance.py live --prompts prompts/seed.jsonl
 	$(RUN) evaluate_acceptance.py report
 	$(RUN) benchmark_decoding.py --max-new-tokens 32 --json results/benchmark.json
-	$(RUN) check_exactness.py --json results/exactness.json
-	$(RUN) test_trained_model.py --samples 3 --max-new-tokens 120 --json results/trained_model.json
 	$(RUN) speculative_decode.py --mode compare --prompt "What screen reader works best for blind users?" --json results/demo.json
+
+# What the README shows of the other scripts' answers: their own words, the first lines of them.
+outputs: $(VENV)/ready
+	mkdir -p results/output
+	$(RUN) data_generation.py --dry-run --output planned.jsonl | head -n 6 > results/output/data_generation.txt
+	$(RUN) clean_dataset.py > results/output/clean_dataset.txt 2>&1
+	$(RUN) check_dataset.py | head -n 10 > results/output/check_dataset.txt
+	$(RUN) check_vocab_compatibility.py > results/output/check_vocab_compatibility.txt
+	$(RUN) preprocess_and_load_dataset.py | head -n 5 > results/output/preprocess_and_load_dataset.txt
+	$(RUN) train_dpo.py --dry-run 2>&1 | grep -E '^(pair|LoRA|[0-9,]+ of|the full)' > results/output/train_dpo.txt
+	$(RUN) test_trained_model.py --samples 3 --max-new-tokens 120 --json results/trained_model.json
+	$(RUN) check_exactness.py --json results/exactness.json
 
 # The adapters that it compares, trained again: the paper's, and two controls of the same budget.
 adapters: $(VENV)/ready
@@ -41,4 +51,4 @@ $(VENV)/ready-to-test: requirements-test.txt $(VENV)/ready
 	$(RUN) -m pip install --quiet -r requirements-test.txt
 	touch $@
 
-.PHONY: demo test results evaluate adapters
+.PHONY: demo test results evaluate outputs adapters

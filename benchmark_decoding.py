@@ -188,6 +188,7 @@ def main() -> None:
     pair = choose_pair(args)
     engine = Engine(pair)
     drafter, _ = engine.load_drafter()
+    _run(engine, prompts[0], Settings(max_new_tokens=16), args.seed, drafter)  # warms up
     peak = peak_memory_bytes()  # of decoding alone; the unpacked verifier below is for comparison
     costs = {"draft": step_seconds(drafter.model), "verifier": step_seconds(engine.verifier),
              "verifier_of_5": step_seconds(engine.verifier, width=5)}

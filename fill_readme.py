@@ -1,7 +1,7 @@
 """Fills the tables and figures of README.md and DATASET_CARD.md from the files that measuring commands wrote.
 
-A table stands between `<!-- name -->` and `<!-- /name -->`; the function of that name below writes it. A figure stands
-between the same marks with a name that plot_results.py knows.
+A table stands between `<!-- name -->` and `<!-- /name -->`; the function of that name below writes it. `figure
+NAME` is a picture that plot_results.py drew, `output NAME` what that script printed when `make outputs` ran it.
 
     python fill_readme.py            fills them
     python fill_readme.py --check    exits 1 if the documents and the files disagree
@@ -37,6 +37,16 @@ def hardware(result: dict) -> str:
 
 def percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.1%}"
+
+
+def output(name: str) -> str:
+    """What a script printed, as `make outputs` kept it."""
+    return f"```text\n{Path(f'results/output/{name}.txt').read_text(encoding='utf-8').rstrip()}\n```"
+
+
+def figure(name: str) -> str:
+    """A picture with what it shows as its alternative text."""
+    return f"![{FIGURES[name][1]()}](results/plots/{name}.png)"
 
 
 # --- one function a table ---------------------------------------------------------------------------------------------
@@ -183,11 +193,6 @@ def exactness() -> str:
             f"bins, the likeliest shown. {hardware(result)}")
 
 
-def figure(name: str) -> str:
-    """A picture with what it shows as its alternative text."""
-    return f"![{FIGURES[name][1]()}](results/plots/{name}.png)"
-
-
 def training() -> str:
     result = load("final_adapter/metrics.json")
     held_out, settings = result["held_out"], result["settings"]
@@ -260,10 +265,13 @@ def review() -> str:
             f"{verdicts['wrong']} held an error, which was mended.")
 
 
+OUTPUTS = ("data_generation", "clean_dataset", "check_dataset", "check_vocab_compatibility", "preprocess_and_load_dataset",
+           "train_dpo")
 PARTS = {"README.md": {**{write.__name__: write for write in (
                            claim, demo, exactness, seed_prompts, seed_conditions, paired, replayed, agreement, training,
                            live_speed, benchmark)},
-                       **{f"figure {name}": partial(figure, name) for name in FIGURES}},
+                       **{f"figure {name}": partial(figure, name) for name in FIGURES},
+                       **{f"output {name}": partial(output, name) for name in OUTPUTS}},
          "DATASET_CARD.md": {"dataset": dataset, "review": review}}
 
 

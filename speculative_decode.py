@@ -362,6 +362,7 @@ class Engine:
                           "Choose a draft of the verifier's family; check_vocab_compatibility.py says more.")
         model = load_model(pair.verifier, pair.quantization)
         self.stop = stop_ids(model, self.tokenizer)
+        self.contexts = {"verifier": getattr(model.config, "max_position_embeddings", None)}
         self.verifier = CachedModel(pack_linears(model), set(named_tokens(self.tokenizer).values()))
 
     def load_drafter(self, adapter_path: str | Path | None = None) -> tuple[Drafter, str]:
@@ -369,6 +370,7 @@ class Engine:
         model, state = load_model(self.pair.draft, self.pair.quantization), "none"
         if adapter_path:
             model, state = load_adapter(model, adapter_path, self.pair.draft.id)
+        self.contexts["draft"] = getattr(model.config, "max_position_embeddings", None)
         cached = CachedModel(pack_linears(model), set(named_tokens(self.draft_tokenizer).values()))
         return Drafter(cached, self.shared, self.verifier.model.config.vocab_size), state
 
@@ -382,11 +384,14 @@ class Engine:
         target = token_ids(self.tokenizer, text)
         draft = target if self.shared.verdict == "identical" else self.draft_tokenizer(
             text, add_special_tokens=False)["input_ids"]
-        # The draft may need more of its own tokens for what the verifier wrote; twice as many leaves ample room.
-        context = getattr(self.verifier.model.config, "max_position_embeddings", None)
-        if context and max(len(target), len(draft)) + settings.max_new_tokens > context:
-            raise Problem(f"the prompt has {len(target)} tokens; with {settings.max_new_tokens} new ones that exceeds "
-                          f"the context of {context}. Shorten the prompt or lower --max-new-tokens.")
+        # The draft may need more tokens of its own for what the verifier writes; twice as many leaves ample room.
+        new = {"verifier": settings.max_new_tokens,
+               "draft": settings.max_new_tokens * (1 if self.shared.verdict == "identical" else 2)}
+        for name, context in self.contexts.items():
+            length = len(target if name == "verifier" else draft)
+            if context and length + new[name] > context:
+                raise Problem(f"the prompt has {length} tokens; with {new[name]} new ones that exceeds the context of "
+                              f"{context} of the {name}. Shorten the prompt or lower --max-new-tokens.")
         return target, draft
 
 

@@ -9,6 +9,7 @@ import models
 import speculative_decode
 from jsonl import read_jsonl
 from speculative_decode import Block, Engine, Settings, run_prompt, summarize
+from terminal import Problem
 
 PROMPT = "What screen reader works best?"
 
@@ -203,6 +204,16 @@ def test_phi3_needs_cuda(cli):
 def test_prompt_longer_than_the_context(cli, tiny):
     status, _, err = cli(speculative_decode, "--prompt", "word " * 600, *pair_options(tiny))
     assert status == 1 and "exceeds the context of 512" in err
+
+
+def test_prompt_longer_than_the_drafts_context(tiny):
+    engine = tiny_engine(tiny, tiny.overlapping)
+    engine.load_drafter()
+    settings = Settings(max_new_tokens=20)
+    engine.prompt_ids(PROMPT, settings)
+    engine.contexts["draft"] = 60
+    with pytest.raises(Problem, match="context of 60 of the draft"):
+        engine.prompt_ids(PROMPT * 3, settings)
 
 
 def test_malformed_prompts_line_is_named(cli, tmp_path):
