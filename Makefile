@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
+SHELL = /bin/bash
+.SHELLFLAGS = -o pipefail -ec
 
 demo: $(VENV)/ready
 	$(RUN) speculative_decode.py --mode compare --prompt "What screen reader works best for blind users?"
@@ -15,7 +17,8 @@ results: $(VENV)/ready
 	$(RUN) plot_results.py
 	$(RUN) fill_readme.py
 
-# What those files hold, measured again: several hours on two cores. Each step resumes; run nothing beside it.
+# What those files hold, measured: two hours on two cores. Each step resumes, so remove or move results/*.jsonl to measure
+# anew; run nothing beside it, for it takes times.
 evaluate: $(VENV)/ready
 	$(RUN) evaluate_acceptance.py complete
 	$(RUN) evaluate_acceptance.py paired --drafts base dpo=final_adapter sft=controls/sft balanced=controls/balanced

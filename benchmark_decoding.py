@@ -25,7 +25,7 @@ from pathlib import Path
 from environment import environment, peak_memory_bytes
 from evaluate_acceptance import read_rows
 from models import SMOLLM2, Pair, add_model_arguments, choose_pair, load_model
-from speculative_decode import CachedModel, Engine, Settings, run_prompt
+from speculative_decode import CachedModel, Engine, Settings, assistance, run_prompt, use_plain_sampling
 from terminal import Problem, console, put_json, run, say
 
 
@@ -37,12 +37,9 @@ def predicted_speedup(alpha: float, k: int, c: float) -> float:
 def generate_speed(model, engine: Engine, prompt: str, settings: Settings, seed: int, **options) -> float:
     """Tokens per second of transformers' `generate` under the same sampling law."""
     import torch
-    from transformers import GenerationConfig, set_seed
+    from transformers import set_seed
 
-    ids = torch.tensor([engine.prompt_ids(prompt, settings)[0]], device=model.device)
-    law = GenerationConfig(do_sample=True, temperature=settings.temperature, top_k=0, top_p=1.0,
-                           max_new_tokens=settings.max_new_tokens, eos_token_id=sorted(engine.stop),
-                           pad_token_id=min(engine.stop))
+    ids, law = torch.tensor([engine.prompt_ids(prompt, settings)[0]], device=model.device), engine.sampling_law(settings)
     set_seed(seed)
     started = time.perf_counter()
     with torch.inference_mode():
@@ -124,13 +121,9 @@ def same_vocabulary(prompts: list[str], args) -> dict:
     engine = Engine(Pair("smollm2-self", SMOLLM2, SMOLLM2))
     drafter, _ = engine.load_drafter()
     settings = Settings(k=4, max_new_tokens=args.max_new_tokens)
-    assistant = drafter.model.model
-    assistant.generation_config.num_assistant_tokens = 4
-    assistant.generation_config.num_assistant_tokens_schedule = "constant"
-    assistant.generation_config.assistant_confidence_threshold = 0
     ours = [_run(engine, prompt, settings, args.seed, drafter)["tokens_per_second"] for prompt in prompts]
-    theirs = [generate_speed(engine.verifier.model, engine, prompt, settings, args.seed, assistant_model=assistant)
-              for prompt in prompts]
+    assisted = assistance(engine, drafter, settings)
+    theirs = [generate_speed(engine.verifier.model, engine, prompt, settings, args.seed, **assisted) for prompt in prompts]
     return {"k": 4, "ours": statistics.median(ours), "assisted_generation": statistics.median(theirs)}
 
 
@@ -184,7 +177,11 @@ def main() -> None:
     args = parser.parse_args()
     if min(args.k) < 1:
         raise Problem("--k takes draft lengths of at least 1.")
-    prompts = [row["prompt"] for row in read_rows(args.prompts)]
+    if args.max_new_tokens < 2:
+        raise Problem("--max-new-tokens must be at least 2: the last token of an answer is never drafted.")
+    prompts = [row["prompt"] for row in read_rows(args.prompts, required=("prompt",))]
+    if not prompts:
+        raise Problem(f"{' '.join(args.prompts)} holds no prompt. Give a file with one {{\"prompt\": …}} a line.")
     pair = choose_pair(args)
     engine = Engine(pair)
     drafter, _ = engine.load_drafter()
@@ -192,7 +189,9 @@ def main() -> None:
     peak = peak_memory_bytes()  # of decoding alone; the unpacked verifier below is for comparison
     costs = {"draft": step_seconds(drafter.model), "verifier": step_seconds(engine.verifier),
              "verifier_of_5": step_seconds(engine.verifier, width=5)}
-    rows = measure(engine, drafter, load_model(pair.verifier, pair.quantization), prompts, args)
+    plain_model = load_model(pair.verifier, pair.quantization)
+    use_plain_sampling(plain_model)
+    rows = measure(engine, drafter, plain_model, prompts, args)
     summary = summarize_rows(rows, args.k, costs)
     result = {"pair": pair.name, "settings": {"temperature": 0.7, "max_new_tokens": args.max_new_tokens, "seed": args.seed,
                                               "prompts": len(prompts)},

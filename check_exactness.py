@@ -22,11 +22,12 @@ from collections import Counter
 
 from environment import environment
 from models import add_model_arguments, choose_pair
-from speculative_decode import Drafter, Engine, Settings, decode, to_probs
+from speculative_decode import Drafter, Engine, Settings, assistance, decode, to_probs, until_stop
 from terminal import Problem, console, put_json, run, say
 
 PROMPT = "What screen reader works best for blind users?"
 LENGTH = 3  # tokens of an opening
+FEWEST_EXPECTED = 5  # of an opening, in the sample, to have a bin
 SIGNIFICANCE = 1e-3
 
 Opening = tuple[int, ...]
@@ -49,11 +50,6 @@ def likely_openings(engine: Engine, prompt: list[int], settings: Settings, small
     return law
 
 
-def cut(tokens: list[int], stop: frozenset[int]) -> Opening:
-    end = next((place + 1 for place, token in enumerate(tokens) if token in stop), len(tokens))
-    return tuple(tokens[:min(end, LENGTH)])
-
-
 def ours(engine: Engine, drafter: Drafter, prompt: str, settings: Settings, args) -> list[Opening]:
     import torch
     from tqdm import tqdm
@@ -62,20 +58,17 @@ def ours(engine: Engine, drafter: Drafter, prompt: str, settings: Settings, args
     generator = torch.Generator(device=engine.verifier.device).manual_seed(args.seed)
     texts = [[token for block in decode(engine.verifier, target, settings, engine.stop, generator, drafter, draft)
               for token in block.tokens] for _ in tqdm(range(args.samples), desc="ours", unit="text")]
-    return [cut(text, engine.stop) for text in texts]
+    return [tuple(text[:LENGTH]) for text in texts]
 
 
 def by_generate(engine: Engine, prompt: str, settings: Settings, args, batch: int, name: str, **options) -> list[Opening]:
     """Openings from transformers' `generate`; `options` make it assisted."""
     import torch
     from tqdm import tqdm
-    from transformers import GenerationConfig, set_seed
+    from transformers import set_seed
 
     ids = torch.tensor([engine.prompt_ids(prompt, settings)[0]], device=engine.verifier.device)
-    law = GenerationConfig(do_sample=True, temperature=settings.temperature, top_k=0, top_p=1.0,
-                           max_new_tokens=settings.max_new_tokens, eos_token_id=sorted(engine.stop),
-                           pad_token_id=min(engine.stop), num_return_sequences=batch,
-                           suppress_tokens=engine.verifier.unnamed.tolist() or None)
+    law = engine.sampling_law(settings, num_return_sequences=batch)
     set_seed(args.seed)
     texts: list[list[int]] = []
     with tqdm(total=args.samples, desc=name, unit="text") as bar:
@@ -83,18 +76,7 @@ def by_generate(engine: Engine, prompt: str, settings: Settings, args, batch: in
             out = engine.verifier.model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=law, **options)
             texts += out[:, ids.shape[1]:].tolist()
             bar.update(len(out))
-    return [cut(text, engine.stop) for text in texts[:args.samples]]
-
-
-def assistance(engine: Engine, drafter: Drafter, settings: Settings) -> dict:
-    """The options that give `generate` the same draft and the same draft length."""
-    assistant = drafter.model.model
-    assistant.generation_config.num_assistant_tokens = settings.k
-    assistant.generation_config.num_assistant_tokens_schedule = "constant"
-    assistant.generation_config.assistant_confidence_threshold = 0
-    if engine.shared.verdict == "identical":
-        return {"assistant_model": assistant}
-    return {"assistant_model": assistant, "tokenizer": engine.tokenizer, "assistant_tokenizer": engine.draft_tokenizer}
+    return [tuple(until_stop(text, engine.stop)[:LENGTH]) for text in texts[:args.samples]]
 
 
 def compare(openings: list[Opening], law: dict[Opening, float], tokenizer) -> dict:
@@ -104,11 +86,15 @@ def compare(openings: list[Opening], law: dict[Opening, float], tokenizer) -> di
     found, total = Counter(openings), len(openings)
     expected = {opening: probability * total for opening, probability in law.items()}
     rest, rest_found = total - sum(expected.values()), total - sum(found[opening] for opening in law)
-    bins = [(found[opening], expected[opening]) for opening in law] + ([(rest_found, rest)] if rest >= 1e-6 * total else [])
-    scale = total / sum(value for _, value in bins)
-    result = chisquare([count for count, _ in bins], [value * scale for _, value in bins])
+    bins = sorted((value, found[opening]) for opening, value in expected.items())
+    if rest < FEWEST_EXPECTED:  # too few for a bin of their own: chi-square's law would not hold
+        (value, count), *bins = bins
+        bins.append((value + rest, count + rest_found))
+    else:
+        bins.append((rest, rest_found))
+    result = chisquare([count for _, count in bins], [value * total / sum(value for value, _ in bins) for value, _ in bins])
     return {"samples": total, "bins": len(bins), "chi_square": float(result.statistic), "p_value": float(result.pvalue),
-            "total_variation": sum(abs(count - value) for count, value in bins) / 2 / total,
+            "total_variation": sum(abs(count - value) for value, count in bins) / 2 / total,
             "openings": [{"text": tokenizer.decode(list(opening)), "expected": round(value, 1), "found": found[opening]}
                          for opening, value in sorted(expected.items(), key=lambda item: -item[1])]
             + [{"text": None, "expected": round(rest, 1), "found": rest_found}],
@@ -149,23 +135,26 @@ def main() -> int:
     engine = Engine(choose_pair(args))
     drafter, _ = engine.load_drafter()
     settings = Settings(k=args.k, temperature=args.temperature, max_new_tokens=LENGTH + 1)
+    assisted_error = None
     with torch.inference_mode():
-        law = likely_openings(engine, engine.prompt_ids(args.prompt, settings)[0], settings, 5 / args.samples)
-        if not law:
-            raise Problem("no opening is expected five times, so there is nothing to test. Raise --samples.")
+        law = likely_openings(engine, engine.prompt_ids(args.prompt, settings)[0], settings,
+                              FEWEST_EXPECTED / args.samples)
+        if len(law) < 2:
+            raise Problem("fewer than two openings are expected five times, so there is nothing to test. Raise --samples.")
         drawn = {"generate": by_generate(engine, args.prompt, settings, args, min(50, args.samples), "generate"),
                  "ours": ours(engine, drafter, args.prompt, settings, args)}
         try:  # last, for it changes the draft model
             drawn["assisted"] = by_generate(engine, args.prompt, settings, args, 1, "assisted",
                                             **assistance(engine, drafter, settings))
-        except (AttributeError, IndexError, RuntimeError, ValueError) as fault:  # a finding, not our failure
-            say(f"transformers' assisted sampling raised {type(fault).__name__}: {fault}")
+        except (AttributeError, IndexError, ValueError) as fault:  # a finding, not our failure
+            assisted_error = f"{type(fault).__name__}: {fault}"
+            say(f"transformers' assisted sampling raised {assisted_error}")
     results = {name: compare(openings, law, engine.tokenizer) for name, openings in drawn.items()}
     if args.json:
         put_json({"pair": {"draft": engine.pair.draft.id, "verifier": engine.pair.verifier.id,
                            "vocabulary": engine.shared.verdict}, "prompt": args.prompt,
                   "settings": {"k": args.k, "temperature": args.temperature, "length": LENGTH, "seed": args.seed},
-                  "results": results, "environment": environment()}, args.json)
+                  "results": results, "assisted_error": assisted_error, "environment": environment()}, args.json)
     if args.json != "-":
         print_results(results)
     return int(any(results[name]["p_value"] < SIGNIFICANCE for name in ("generate", "ours")))

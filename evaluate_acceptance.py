@@ -5,7 +5,9 @@ AT prompts than the base draft, so acceptance rises. Null: the mean paired diffe
 The test that decides, fixed before any tuned draft was measured: on the 120 AT prompts of prompts/at.jsonl, `paired`,
 the mean over prompts of (tuned − base) per-prompt mean Σ_x min(p, q); the null is rejected if the two-sided 95%
 percentile bootstrap interval over prompts excludes 0. Everything else (query types, general prompts, controls) is
-exploratory: about a dozen more intervals at 95% each, of which one may exclude 0 by chance alone.
+exploratory: some thirty more intervals at 95% each, of which one or two exclude 0 by chance alone.
+The test was run twice. The first time the adapter was merged by rounding to the nearest bf16, which loses part of it
+(results/acceptance_nearest.json); models.round_stochastically ended that, and everything was measured anew.
 
   complete   the verifier's own answers, once per prompt, batched and seeded            → results/completions.jsonl
   paired     Σ_x min(p, q) of every draft at every position of those same answers: the difference between drafts
@@ -26,34 +28,83 @@ Every step appends a row per prompt or run and resumes where it was stopped. `li
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from check_vocab_compatibility import named_tokens
 from environment import environment
 from jsonl import BadLine, append_jsonl, read_jsonl
-from models import add_model_arguments, chat_text, choose_pair, load_model, load_tokenizer, pack_linears, stop_ids
-from speculative_decode import Engine, Settings, run_prompt, to_probs
+from models import Pair, add_model_arguments, choose_pair
+from speculative_decode import Engine, Settings, add_sampling_arguments, read_settings, run_prompt, to_probs, until_stop
 from terminal import Problem, put_json, run, say
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-RESAMPLES = 10_000
+RESAMPLES, FEWEST_TO_RESAMPLE = 10_000, 8
+PAIRED_KEYS, LIVE_KEYS = ("overlap", "kept"), ("mode", "seed", "trace")  # what a row of either step must hold
 LONGEST_K = 8  # the report's largest draft length
 CONDITIONS = (("recommendation", "definitional"), ("procedural", "technical"))  # of the seed's third table
 PROMPT_FILES = ("prompts/seed.jsonl", "prompts/at.jsonl", "prompts/general.jsonl")
 
 
-def read_rows(files: Iterable[str | Path]) -> list[dict]:
-    """The rows of evaluation prompt files, or of our own result files."""
+def read_rows(files: Iterable[str | Path],
+              required: Iterable[str] = ("prompt", "domain", "query_type", "source")) -> list[dict]:
+    """The rows of prompt files, or of our own result files."""
     try:
-        return [row for file in files for row in read_jsonl(file, required=("prompt",))]
+        return [row for file in files for row in read_jsonl(file, required)]
     except FileNotFoundError as fault:
         raise Problem(f"no file {fault.filename}. Run the step that writes it first; see --help.") from None
     except BadLine as fault:
         raise Problem(f"{fault}. Mend or delete that line; finished rows are kept.") from None
+
+
+def measured_rows(file: Path, keys: Iterable[str], conditions: dict | None = None, adapters: dict | None = None) -> list[dict]:
+    """The rows that `paired` or `live` wrote, none if there is no file yet; all made under the same conditions.
+
+    Raises:
+        Problem: a row lacks one of `keys`, or the rows differ from each other, or from what is to be measured now.
+    """
+    rows, adapters = read_rows([file]) if file.exists() else [], dict(adapters or {})
+    for row in rows:
+        if missing := [key for key in (*keys, "conditions", "adapters") if key not in row]:
+            raise Problem(f"{file}: the row of '{row['prompt'][:40]}…' lacks {missing[0]}. Delete it, or move the file away, "
+                          "and run the step again.")
+        conditions = conditions or row["conditions"]
+        other = row["conditions"] != conditions
+        if other or any(adapters.setdefault(name, digest) != digest for name, digest in row["adapters"].items()):
+            raise Problem(f"{file} holds rows of other {'settings or models' if other else 'adapters'}. Give the same "
+                          "options again, or move the file away to measure anew.")
+    return rows
+
+
+def conditions_of(pair: Pair, settings: Settings, without: str | None = None) -> dict:
+    """What must be equal for two rows to be compared; kept in every row."""
+    return {"draft": pair.draft.id, "verifier": pair.verifier.id, "quantization": pair.quantization,
+            **{key: value for key, value in asdict(settings).items() if key != without}}
+
+
+def named_drafts(args: argparse.Namespace) -> dict[str, str | None]:
+    """`base` → no adapter, `dpo=final_adapter` → the adapter in that folder.
+
+    Raises:
+        Problem: the base draft is missing or has an adapter, or another draft has none.
+    """
+    drafts = {name: path or None for name, _, path in (text.partition("=") for text in args.drafts)}
+    if drafts.get("base", "absent") is not None or "verifier" in drafts or list(drafts.values()).count(None) > 1:
+        raise Problem(f"--drafts {' '.join(args.drafts)} is not of the form: base NAME=ADAPTER …, with any name but verifier.")
+    return drafts
+
+
+def adapter_digest(path: str | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return hashlib.sha256((Path(path) / "adapter_model.safetensors").read_bytes()).hexdigest()[:12]
+    except (FileNotFoundError, NotADirectoryError):
+        raise Problem(f"no adapter at {path}. Train one with train_dpo.py, or name its folder: NAME=ADAPTER.") from None
 
 
 # --- complete ---------------------------------------------------------------------------------------------------------
@@ -62,36 +113,25 @@ def complete(args: argparse.Namespace) -> None:
     """Samples one answer per prompt from the verifier alone, in batches of prompts of similar length."""
     import torch
     from tqdm import tqdm
-    from transformers import GenerationConfig, set_seed
+    from transformers import set_seed
 
-    pair, settings = choose_pair(args), read_settings(args)
     done = {row["prompt"] for row in read_rows([args.completions])} if args.completions.exists() else set()
     todo = sorted((row for row in read_rows(args.prompts) if row["prompt"] not in done), key=lambda row: len(row["prompt"]))
     if not todo:
         return say(f"all {len(done)} answers are in {args.completions} already")
-    tokenizer, model = load_tokenizer(pair.verifier), pack_linears(load_model(pair.verifier, pair.quantization))
-    tokenizer.padding_side, tokenizer.pad_token = "left", tokenizer.pad_token or tokenizer.eos_token
-    named, stop = set(named_tokens(tokenizer).values()), stop_ids(model, tokenizer)
-    # A config of our own: the model's shipped one may add top-k, top-p or a repetition penalty, and p is none of these.
-    law = GenerationConfig(do_sample=True, temperature=settings.temperature, top_k=0, top_p=1.0,
-                           max_new_tokens=settings.max_new_tokens, eos_token_id=sorted(stop),
-                           pad_token_id=tokenizer.pad_token_id,
-                           suppress_tokens=[row for row in range(model.config.vocab_size) if row not in named] or None)
+    engine, settings = Engine(choose_pair(args)), read_settings(args)
+    model, tokenizer = engine.verifier.model, engine.tokenizer
+    law = engine.sampling_law(settings)
+    tokenizer.padding_side, tokenizer.pad_token_id = "left", law.pad_token_id
     for start in tqdm(range(0, len(todo), args.batch_size), desc="answers", unit="batch"):
         batch = todo[start:start + args.batch_size]
-        inputs = tokenizer([chat_text(tokenizer, row["prompt"]) for row in batch], return_tensors="pt", padding=True,
-                           add_special_tokens=False).to(model.device)
+        inputs = tokenizer.pad({"input_ids": [engine.prompt_ids(row["prompt"], settings)[0] for row in batch]},
+                               return_tensors="pt").to(model.device)
         set_seed(args.seed + len(done) + start)  # a resumed run draws anew for the prompts still open
         with torch.inference_mode():
             answers = model.generate(**inputs, generation_config=law)[:, inputs["input_ids"].shape[1]:].tolist()
         for row, answer in zip(batch, answers, strict=True):
-            append_jsonl(args.completions, {**row, "token_ids": _until_stop(answer, stop), "seed": args.seed})
-
-
-def _until_stop(tokens: list[int], stop: frozenset[int]) -> list[int]:
-    """The answer with its stop token, without the padding behind it."""
-    end = next((place + 1 for place, token in enumerate(tokens) if token in stop), len(tokens))
-    return tokens[:end]
+            append_jsonl(args.completions, {**row, "token_ids": until_stop(answer, engine.stop), "seed": args.seed})
 
 
 # --- paired -----------------------------------------------------------------------------------------------------------
@@ -106,16 +146,17 @@ def paired(args: argparse.Namespace) -> None:
     import torch
     from tqdm import tqdm
 
-    drafts = dict(_named_draft(text) for text in args.drafts)
-    wanted, settings = {row["prompt"] for row in read_rows(args.prompts)}, read_settings(args)
+    drafts, settings, pair = named_drafts(args), read_settings(args), choose_pair(args)
+    conditions, adapters = conditions_of(pair, settings, without="k"), {name: adapter_digest(drafts[name]) for name in drafts}
+    wanted = {row["prompt"] for row in read_rows(args.prompts)}
     answers = [row for row in read_rows([args.completions]) if row["prompt"] in wanted]
-    finished = {(row["prompt"], name) for row in (read_rows([args.paired]) if args.paired.exists() else [])
+    finished = {(row["prompt"], name) for row in measured_rows(args.paired, PAIRED_KEYS, conditions, adapters)
                 for name in row["overlap"]}
     todo = [(row, missing) for row in answers
             if (missing := [name for name in drafts if (row["prompt"], name) not in finished])]
     if not todo:
         return say(f"every draft is measured on all {len(answers)} answers in {args.paired} already")
-    engine = Engine(choose_pair(args))
+    engine, commit = Engine(pair), environment()["commit"]
     drafters = {name: engine.load_drafter(path)[0] for name, path in drafts.items()
                 if any(name in missing for _, missing in todo)}
     with torch.inference_mode():
@@ -129,7 +170,8 @@ def paired(args: argparse.Namespace) -> None:
                 **{key: value for key, value in row.items() if key not in ("token_ids", "seed")},
                 "positions": len(row["token_ids"]),
                 "overlap": {name: float(values.mean()) for name, values in overlap.items()},
-                "kept": {name: [round(value, 4) for value in values.tolist()] for name, values in kept.items()}})
+                "kept": {name: [round(value, 4) for value in values.tolist()] for name, values in kept.items()},
+                "conditions": conditions, "adapters": {name: adapters[name] for name in missing}, "commit": commit})
 
 
 def _target_probs(engine: Engine, prompt: list[int], answer: list[int], settings: Settings) -> Tensor:
@@ -189,58 +231,55 @@ def expected_blocks(kept: list[float], k: int, max_new_tokens: int) -> tuple[flo
     return passes, drafted, accepted
 
 
-def _named_draft(text: str) -> tuple[str, str | None]:
-    """"base" → no adapter; "dpo=final_adapter" → the adapter in that folder."""
-    name, _, path = text.partition("=")
-    return name, path or None
-
-
-def read_settings(args: argparse.Namespace) -> Settings:
-    return Settings(k=args.k, temperature=args.temperature, max_new_tokens=args.max_new_tokens)
-
-
 # --- live -------------------------------------------------------------------------------------------------------------
 
 def live(args: argparse.Namespace) -> None:
     """Decodes every prompt with every draft, seed by seed; the plain verifier, for the speed-up, at the first seed."""
     from tqdm import tqdm
 
-    drafts = dict(_named_draft(text) for text in args.drafts)
-    settings = read_settings(args)
-    done = {(row["prompt"], row["mode"], row["seed"]) for row in (read_rows([args.live]) if args.live.exists() else [])}
+    drafts, settings, pair = named_drafts(args), read_settings(args), choose_pair(args)
+    conditions, adapters = conditions_of(pair, settings), {name: adapter_digest(drafts[name]) for name in drafts}
+    done = {(row["prompt"], row["mode"], row["seed"])
+            for row in measured_rows(args.live, LIVE_KEYS, conditions, adapters)}
     todo = [(row, name, seed) for seed in range(args.seed, args.seed + args.seeds) for row in read_rows(args.prompts)
             for name in (["verifier"] if seed == args.seed else []) + list(drafts)
             if (row["prompt"], name, seed) not in done]
     if not todo:
         return say(f"all {len(done)} runs are in {args.live} already")
-    engine = Engine(choose_pair(args))
-    drafters = {"verifier": None, **{name: engine.load_drafter(path)[0] for name, path in drafts.items()}}
+    engine, commit = Engine(pair), environment()["commit"]
+    drafters = {"verifier": (None, "none"), **{name: engine.load_drafter(path) for name, path in drafts.items()}}
     for row, name, seed in tqdm(todo, desc="live", unit="run"):
-        result = run_prompt(engine, row["prompt"], name, settings, seed, drafters[name])
+        drafter, state = drafters[name]
+        result = run_prompt(engine, row["prompt"], name, settings, seed, drafter)
         if result.pop("interrupted"):
             raise KeyboardInterrupt
         result["trace"] = [[block.drafted, block.accepted, len(block.tokens)] for block in result["trace"][1:]]
-        append_jsonl(args.live, {**row, **{key: value for key, value in result.items() if key != "text"}})
+        append_jsonl(args.live, {
+            **row, **{key: value for key, value in result.items() if key != "text"}, "adapter": state,
+            "conditions": conditions, "adapters": {name: adapters[name]} if drafter else {}, "commit": commit})
 
 
 # --- report -----------------------------------------------------------------------------------------------------------
 
 def report(args: argparse.Namespace) -> None:
     """Writes the statistics of `paired`, and of `live` where it was run, to results/acceptance.json."""
-    settings = read_settings(args)
-    measured = _joined(read_rows([args.paired]))
+    measured = joined(measured_rows(args.paired, PAIRED_KEYS))
+    if not measured:
+        raise Problem(f"no rows in {args.paired}. Run the step 'paired' first.")
+    settings = Settings(k=args.k, max_new_tokens=measured[0]["conditions"]["max_new_tokens"])
     replays = {k: [(row, {name: _replay(kept, k, settings) for name, kept in row["kept"].items()}) for row in measured]
                for k in range(1, max(LONGEST_K, settings.k) + 1)}
-    result = {"settings": {"k": settings.k, "temperature": settings.temperature,
-                           "max_new_tokens": settings.max_new_tokens, "seed": args.seed, "resamples": RESAMPLES},
+    result = {"settings": {**measured[0]["conditions"], "k": settings.k, "seed": args.seed, "resamples": RESAMPLES},
+              "adapters": measured[0]["adapters"], "commits": {"paired": sorted({str(row["commit"]) for row in measured})},
               "paired": compare_drafts([(row, row["overlap"]) for row in measured], args.seed),
               "replayed": {figure: compare_drafts(_pick(replays[settings.k], figure), args.seed)
                            for figure in ("acceptance_rate", "block_efficiency")},
               "replayed_by_k": {k: {group: found["means"] for group, found in
                                     compare_drafts(_pick(replay, "block_efficiency"), args.seed).items()}
                                 for k, replay in replays.items()}}
-    if args.live.exists():
-        rows = read_rows([args.live])
+    if rows := measured_rows(args.live, LIVE_KEYS, {**measured[0]["conditions"], "k": settings.k}, measured[0]["adapters"]):
+        result["commits"]["live"] = sorted({str(row["commit"]) for row in rows})
+        result["adapter_states"] = {row["mode"]: row["adapter"] for row in rows}
         result["live"] = {figure: compare_drafts(_live_values(rows, figure), args.seed) for figure in (
             "acceptance_rate", "expected_acceptance", "block_efficiency", "tokens_per_second", "seconds")}
         result["live_by_prompt"] = by_prompt(rows)
@@ -249,19 +288,18 @@ def report(args: argparse.Namespace) -> None:
     put_json({**result, "environment": environment()}, str(args.report))
     for group, figures in result["paired"].items():
         for name, change in figures["changes"].items():
-            low, high = change["interval"]
-            print(f"{group}: {name} − base = {change['mean']:+.4f}, 95% interval [{low:+.4f}, {high:+.4f}], "
-                  f"n = {figures['prompts']} prompts")
+            interval = "none" if change["interval"] is None else "[{:+.4f}, {:+.4f}]".format(*change["interval"])
+            print(f"{group}: {name} − base = {change['mean']:+.4f}, 95% interval {interval}, n = {figures['prompts']} prompts")
 
 
-def _joined(rows: list[dict]) -> list[dict]:
+def joined(rows: list[dict]) -> list[dict]:
     """One row per prompt; drafts measured in separate runs of `paired` are joined."""
-    joined: dict[str, dict] = {}
+    by_prompt: dict[str, dict] = {}
     for row in rows:
-        known = joined.setdefault(row["prompt"], row)
-        for field in ("overlap", "kept"):
+        known = by_prompt.setdefault(row["prompt"], row)
+        for field in ("overlap", "kept", "adapters"):
             known[field].update(row[field])
-    return list(joined.values())
+    return list(by_prompt.values())
 
 
 def _replay(kept: list[float], k: int, settings: Settings) -> dict[str, float]:
@@ -317,10 +355,10 @@ def groups_of(row: dict) -> list[str]:
 
     The seed's own prompts stand apart from the large sets.
     """
-    condition = "/".join(next(types for types in CONDITIONS if row["query_type"] in types))
-    if row["source"] == "seed":
-        return [f"seed {row['domain']}", f"seed {row['domain']}: {condition}"]
-    return [row["domain"], f"{row['domain']}: {row['query_type']}", f"{row['domain']}: {condition}"]
+    own = [row["query_type"]] if row["source"] != "seed" else []
+    kinds = own + ["/".join(types) for types in CONDITIONS if row["query_type"] in types]
+    domain = f"seed {row['domain']}" if row["source"] == "seed" else row["domain"]
+    return [domain, *(f"{domain}: {kind}" for kind in kinds)]
 
 
 def compare_drafts(values: list[tuple[dict, dict[str, float]]], seed: int) -> dict:
@@ -332,6 +370,8 @@ def compare_drafts(values: list[tuple[dict, dict[str, float]]], seed: int) -> di
     result = {}
     for group, prompts in sorted(groups.items()):
         names = sorted(set.intersection(*(set(drafts) for drafts in prompts)))
+        for name in sorted(set.union(*(set(drafts) for drafts in prompts)) - set(names)):
+            say(f"{group}: {name} lacks some of the {len(prompts)} prompts and is left out; run its step again")
         result[group] = {
             "prompts": len(prompts), "means": {name: sum(drafts[name] for drafts in prompts) / len(prompts) for name in names},
             "changes": {name: mean_with_interval([drafts[name] - drafts["base"] for drafts in prompts], seed)
@@ -340,16 +380,26 @@ def compare_drafts(values: list[tuple[dict, dict[str, float]]], seed: int) -> di
 
 
 def mean_with_interval(values: list[float], seed: int) -> dict:
-    """Mean and two-sided 95% percentile bootstrap interval over prompts, and how many prompts rose."""
-    import numpy
-    from scipy.stats import bootstrap
+    """Mean, two-sided 95% interval and how many of `values` (one a prompt) are above zero.
 
-    mean = sum(values) / len(values)
-    if len(set(values)) < 2:
-        return {"mean": mean, "interval": [mean, mean], "rose": sum(value > 0 for value in values)}
-    interval = bootstrap((numpy.array(values),), numpy.mean, n_resamples=RESAMPLES, method="percentile",
-                         rng=numpy.random.default_rng(seed)).confidence_interval
-    return {"mean": mean, "interval": [float(interval.low), float(interval.high)], "rose": sum(value > 0 for value in values)}
+    The interval is the percentile bootstrap over prompts; below FEWEST_TO_RESAMPLE prompts it is Student's t, because
+    resampling so few gives intervals that are far too short. One prompt has an interval of any width: none is given.
+    """
+    import numpy
+    from scipy.stats import bootstrap, sem, t
+
+    mean, count = sum(values) / len(values), len(values)
+    if count == 1:
+        interval = None
+    elif len(set(values)) == 1:
+        interval = [mean, mean]
+    elif count < FEWEST_TO_RESAMPLE:
+        interval = [float(bound) for bound in t.interval(0.95, count - 1, loc=mean, scale=sem(values))]
+    else:
+        found = bootstrap((numpy.array(values),), numpy.mean, n_resamples=RESAMPLES, method="percentile",
+                          rng=numpy.random.default_rng(seed)).confidence_interval
+        interval = [float(found.low), float(found.high)]
+    return {"mean": mean, "interval": interval, "rose": sum(value > 0 for value in values)}
 
 
 def main() -> None:
@@ -364,12 +414,16 @@ def main() -> None:
     parser.add_argument("--report", type=Path, default=Path("results/acceptance.json"))
     parser.add_argument("--seeds", type=int, default=5, help="live: runs per prompt and draft (default 5)")
     parser.add_argument("--batch-size", type=int, default=32, help="complete: prompts per batch (default 32)")
-    parser.add_argument("--k", type=int, default=4, help="draft length K (default 4)")
-    parser.add_argument("--temperature", type=float, default=0.7, help="(default 0.7)")
-    parser.add_argument("--max-new-tokens", type=int, default=200, help="(default 200)")
+    add_sampling_arguments(parser)
     add_model_arguments(parser)
     args = parser.parse_args()
-    args.completions.parent.mkdir(parents=True, exist_ok=True)
+    if args.temperature == 0:
+        raise Problem("--temperature must be above 0: greedy decoding draws from no distribution that could be compared.")
+    if min(args.seeds, args.batch_size) < 1:
+        raise Problem("--seeds and --batch-size must be at least 1.")
+    named_drafts(args), read_settings(args)
+    for file in (args.completions, args.paired, args.live):
+        file.parent.mkdir(parents=True, exist_ok=True)
     {"complete": complete, "paired": paired, "live": live, "report": report}[args.step](args)
 
 

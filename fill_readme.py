@@ -31,8 +31,9 @@ def hardware(result: dict) -> str:
     about = result["environment"]
     name = about["gpu"]["name"] if about["gpu"] else f"{about['cores']} cores of an {about['processor']} processor"
     packages = about["packages"]
+    commits = sorted({commit for found in result.get("commits", {}).values() for commit in found}) or [about["commit"]]
     return (f"Measured on {name}, torch {packages['torch']}, transformers {packages['transformers']}, "
-            f"commit {(about['commit'] or 'unknown')[:8]}.")
+            f"commit {', '.join((commit or 'unknown')[:8] for commit in commits)}.")
 
 
 def percent(value: float | None) -> str:
@@ -46,7 +47,9 @@ def output(name: str) -> str:
 
 def figure(name: str) -> str:
     """A picture with what it shows as its alternative text."""
-    return f"![{FIGURES[name][1]()}](results/plots/{name}.png)"
+    picture = Path(f"results/plots/{name}.png")
+    picture.stat()  # FileNotFoundError where it was not drawn yet
+    return f"![{FIGURES[name][1]()}]({picture})"
 
 
 # --- one function a table ---------------------------------------------------------------------------------------------
@@ -66,18 +69,30 @@ def claim() -> str:
     group, change = result["at"], result["at"]["changes"]["dpo"]
     low, high = change["interval"]
     verdict = "raised" if low > 0 else "lowered" if high < 0 else "did not measurably change"
-    others = [f"{sentence} {span(result[name]['changes'][draft])}" for sentence, name, draft in (
+    beside = [f"{sentence} {span(result[name]['changes'][draft])}" for sentence, name, draft in (
         ("DPO on general prompts", "general", "dpo"), ("supervised fine-tuning on the chosen answers alone", "at", "sft"),
         ("DPO balanced by query type", "at", "balanced")) if draft in result.get(name, {"changes": {}})["changes"]]
+    beside = f" Beside it, exploratory: {'; '.join(beside)}." if beside else ""
     return (f"**On {group['prompts']} assistive-technology prompts, DPO {verdict} the acceptance probability of the draft: "
             f"mean Σ min(p, q) went from {group['means']['base']:.4f} to {group['means']['dpo']:.4f}, a paired change of "
             f"{change['mean']:+.4f} (95% bootstrap interval over prompts {low:+.4f} to {high:+.4f}); it rose on "
-            f"{change['rose']} of {group['prompts']} prompts.** Beside it, exploratory: {'; '.join(others)}.")
+            f"{change['rose']} of {group['prompts']} prompts.**" + beside)
 
 
 def span(change: dict, digits: int = 4) -> str:
-    low, high = change["interval"]
-    return f"{change['mean']:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+    return f"{change['mean']:+.{digits}f} ({interval(change, digits)})"
+
+
+def interval(change: dict, digits: int = 4) -> str:
+    return "one prompt" if change["interval"] is None else " to ".join(f"{bound:+.{digits}f}" for bound in change["interval"])
+
+
+def first_run() -> str:
+    """What the deciding test said before the merge kept the whole adapter."""
+    result = load("results/acceptance_nearest.json")
+    return (f"The test was run twice. At commit {result['environment']['commit'][:8]}, with the adapter's merge rounded to the "
+            f"nearest bf16 (see the adapter below), it gave {span(result['paired']['at']['changes']['dpo'])}; then the merge was "
+            "mended and everything measured anew.")
 
 
 CHANGES = ["prompts", "draft", "n", "base", "tuned", "change", "95% interval", "rose on"]
@@ -89,9 +104,8 @@ def changes(groups: dict, names: list[str]) -> list[list[str]]:
     for name in names:
         group = groups[name]
         for draft, change in group["changes"].items():
-            low, high = change["interval"]
             rows.append([name, draft, str(group["prompts"]), f"{group['means']['base']:.4f}", f"{group['means'][draft]:.4f}",
-                         f"{change['mean']:+.4f}", f"{low:+.4f} to {high:+.4f}", f"{change['rose']}/{group['prompts']}"])
+                         f"{change['mean']:+.4f}", interval(change), f"{change['rose']}/{group['prompts']}"])
     return rows
 
 
@@ -114,9 +128,17 @@ def replayed() -> str:
             f"{table(['prompts, draft', *(f'K = {k}' for k in by_k)], lines)}\n\n{hardware(result)}")
 
 
+def live_report() -> dict:
+    """The report, if `live` was run before it."""
+    result = load("results/acceptance.json")
+    if "live" not in result:
+        raise FileNotFoundError(2, "not measured", "results/live.jsonl")
+    return result
+
+
 def seed_prompts() -> str:
     """The seed's first two tables, its published values beside ours."""
-    result = load("results/acceptance.json")
+    result = live_report()
     ours = {row["prompt"]: row["modes"] for row in result["live_by_prompt"]}
     prompts = list(read_jsonl("prompts/seed.jsonl"))
     header = ["Prompt", "Query type", "paper: Base α", "DPO α", "Δα", "ours: Base α", "DPO α", "Δα", "sd of one base run"]
@@ -126,7 +148,8 @@ def seed_prompts() -> str:
         for prompt in (prompt for prompt in prompts if prompt["domain"] == domain):
             base, dpo = (ours[prompt["prompt"]][mode]["acceptance_rate"] for mode in ("base", "dpo"))
             columns.append([*prompt["published"].values(), base["mean"], dpo["mean"]])
-            rows.append([prompt["short"], prompt["query_type"], *with_change(columns[-1]), f"{base['sd']:.3f}"])
+            rows.append([prompt["short"], prompt["query_type"], *with_change(columns[-1]),
+                         "–" if base["sd"] is None else f"{base['sd']:.3f}"])
         means = [sum(column) / len(column) for column in zip(*columns, strict=True)]
         tables.append(table(header, [*rows, ["Average", "", *with_change(means), ""]]))
     runs = next(iter(ours.values()))["base"]["runs"]
@@ -141,32 +164,33 @@ def with_change(values: list[float]) -> list[str]:
 
 def seed_conditions() -> str:
     """The seed's third table: as printed, as its own rows give it, ours on its prompts, ours on the large sets."""
-    result = load("results/acceptance.json")
-    printed = {"at": (0.729, 0.748), "at: recommendation/definitional": (0.676, 0.752),
-               "at: procedural/technical": (0.784, 0.749), "general": (0.933, 0.863)}  # seed 000, third table
+    result = live_report()
+    printed = {"at": (0.729, 0.748, "+0.019"), "at: recommendation/definitional": (0.676, 0.752, "+0.067"),
+               "at: procedural/technical": (0.784, 0.749, "−0.052"),
+               "general": (0.933, 0.863, "−0.070")}  # seed 000, third table; two differences are not those of the two means
     prompts, rows = list(read_jsonl("prompts/seed.jsonl")), []
     for name, values in printed.items():
         domain, _, types = name.partition(": ")
         own = [prompt["published"]["dpo"] - prompt["published"]["base"] for prompt in prompts
                if prompt["domain"] == domain and prompt["query_type"] in (types or prompt["query_type"])]
-        rows.append([name, f"{values[0]:.3f}", f"{values[1]:.3f}", f"{values[1] - values[0]:+.3f}",
+        rows.append([name, f"{values[0]:.3f}", f"{values[1]:.3f}", values[2],
                      f"{sum(own) / len(own):+.3f}",
                      span(result["live"]["acceptance_rate"][f"seed {name}"]["changes"]["dpo"], 3),
                      str(result["paired"][name]["prompts"]), span(result["paired"][name]["changes"]["dpo"])])
-    header = ["Condition", "paper: Base α", "DPO α", "Δα, of the two", "Δα, of its rows", "ours, its prompts: Δα",
+    header = ["Condition", "paper: Base α", "DPO α", "Δα, as printed", "Δα, of its rows", "ours, its prompts: Δα",
               "n, large set", "ours, large set: ΔΣ min(p, q)"]
     return f"{table(header, rows)}\n\n{hardware(result)}"
 
 
 def agreement() -> str:
-    found = load("results/acceptance.json")["agreement"]
+    found = live_report()["agreement"]
     return "; ".join(f"{draft}: live − replayed = {span(change)} over {change['prompts']} prompts"
                      for draft, change in found.items()) + "."
 
 
 def live_speed() -> str:
     """The seed's secondary metric: means over its twelve prompts of the live runs."""
-    result = load("results/acceptance.json")
+    result = live_report()
     rows = []
     for mode in ("verifier", "base", "dpo"):
         found = [row["modes"][mode] for row in result["live_by_prompt"]]
@@ -176,7 +200,9 @@ def live_speed() -> str:
             f"{sum(figures[key]['mean'] for figures in found) / len(found):.2f}"
             for key in ("seconds", "tokens_per_second", "block_efficiency")), f"{sum(speeds) / len(speeds):.2f}"])
     header = ["draft", "runs", "seconds an answer", "tokens/s", "tokens per pass", "× plain verifier"]
-    return f"{table(header, rows)}\n\n{hardware(result)}"
+    unlike = ("The tuned draft's adapter is attached beside 4-bit weights and does more work per token than the base draft: "
+              "compare their acceptance, not their seconds. " if "attached" in result["adapter_states"].values() else "")
+    return f"{table(header, rows)}\n\n{unlike}{hardware(result)}"
 
 
 def exactness() -> str:
@@ -189,8 +215,9 @@ def exactness() -> str:
     figures = [[label, "", *(f"{result['results'][name][key]:.2g}" for name in names)]
                for label, key in (("p-value of chi-square", "p_value"), ("total variation from the law", "total_variation"))]
     ours = result["results"]["ours"]
+    error = f" Assisted sampling raised {result['assisted_error']}." if result["assisted_error"] else ""
     return (f"{table(['opening', 'expected', *names], [*shown, *figures])}\n\n{ours['samples']} texts each, {ours['bins']} "
-            f"bins, the likeliest shown. {hardware(result)}")
+            f"bins, the likeliest shown.{error} {hardware(result)}")
 
 
 def training() -> str:
@@ -201,12 +228,12 @@ def training() -> str:
             ["trainable parameters", f"{result['trainable_parameters']:,}"],
             ["minutes", f"{result['seconds'] / 60:.0f}"],
             ["held-out reward accuracy", f"{held_out['eval_rewards/accuracies']:.3f}"],
+            ["held-out loss", f"{held_out['eval_loss']:.3f}"],
             ["held-out reward margin", f"{held_out['eval_rewards/margins']:.3f}"],
             ["the same margin, merged into bf16 as for decoding",
              f"{load('results/trained_model.json')['held_out']['reward_margin']:.3f}"],
             ["the same margin, merged and rounded to the nearest bf16",
-             f"{load('results/trained_model_nearest.json')['held_out']['reward_margin']:.3f}"],
-            ["held-out loss", f"{held_out['eval_loss']:.3f}"]]
+             f"{load('results/trained_model_nearest.json')['held_out']['reward_margin']:.3f}"]]
     return f"{table([settings['base_model'], 'value'], rows)}\n\n{hardware(result)}"
 
 
@@ -268,8 +295,8 @@ def review() -> str:
 OUTPUTS = ("data_generation", "clean_dataset", "check_dataset", "check_vocab_compatibility", "preprocess_and_load_dataset",
            "train_dpo")
 PARTS = {"README.md": {**{write.__name__: write for write in (
-                           claim, demo, exactness, seed_prompts, seed_conditions, paired, replayed, agreement, training,
-                           live_speed, benchmark)},
+                           claim, demo, seed_prompts, seed_conditions, first_run, paired, replayed, agreement, training,
+                           exactness, live_speed, benchmark)},
                        **{f"figure {name}": partial(figure, name) for name in FIGURES},
                        **{f"output {name}": partial(output, name) for name in OUTPUTS}},
          "DATASET_CARD.md": {"dataset": dataset, "review": review}}
@@ -288,8 +315,8 @@ def fill(file: str) -> str:
             raise Problem(f"{file} has no <!-- {name} --> … <!-- /{name} -->. Put the markers back.")
         try:
             body = write()
-        except (FileNotFoundError, KeyError) as fault:  # no file, or a report made before that step was run
-            body = f"*Not measured yet: `{getattr(fault, 'filename', None) or fault.args[0]}` is missing.*"
+        except FileNotFoundError as fault:
+            body = f"*Not measured yet: `{fault.filename}` is missing.*"
         text = markers.sub(lambda found, body=body: f"{found[1]}{body}\n{found[2]}", text)
     return text
 

@@ -16,17 +16,28 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 from pathlib import Path
 
-from jsonl import read_jsonl
-from terminal import Problem, run
+from evaluate_acceptance import joined, read_rows
+from speculative_decode import Block, acceptance_by_position
+from terminal import Problem, run, say
 
 MARKERS = {"base": "o", "dpo": "s", "sft": "^", "balanced": "D"}
 FILLS = {"base": "white", "dpo": "black", "sft": "white", "balanced": "0.6"}
 
 
 def load(file: str) -> dict:
-    return json.loads(Path(file).read_text(encoding="utf-8"))
+    """The JSON in `file`; FileNotFoundError where it was not measured yet."""
+    try:
+        return json.loads(Path(file).read_text(encoding="utf-8"))
+    except ValueError as fault:
+        raise Problem(f"{file} is not JSON ({fault}). Measure it again: make evaluate.") from None
+
+
+def load_rows(file: str) -> list[dict]:
+    Path(file).stat()  # FileNotFoundError, as above
+    return read_rows([file])
 
 
 # --- changes ----------------------------------------------------------------------------------------------------------
@@ -53,10 +64,10 @@ def changes_in_words() -> str:
 
 def changes(pyplot):
     groups = _changes()
-    drafts = list(next(iter(groups.values())))
+    drafts = list(dict.fromkeys(draft for changed in groups.values() for draft in changed))
     figure, axes = pyplot.subplots(figsize=(8, 0.6 * len(groups) + 1.2), layout="constrained")
     for place, changed in enumerate(groups.values()):
-        for offset, draft in enumerate(drafts):
+        for offset, draft in enumerate(draft for draft in drafts if draft in changed):
             change = changed[draft]
             height = -place - 0.22 * (offset - (len(drafts) - 1) / 2)
             axes.plot(change["interval"], [height] * 2, color="black", linewidth=1)
@@ -74,7 +85,7 @@ def changes(pyplot):
 def _by_prompt(draft: str = "dpo") -> dict[str, list[float]]:
     """domain → the sorted changes of its prompts, the seed's own left out."""
     found: dict[str, list[float]] = {}
-    for row in read_jsonl("results/paired.jsonl"):
+    for row in joined(load_rows("results/paired.jsonl")):
         if row["source"] != "seed" and draft in row["overlap"]:
             found.setdefault(row["domain"], []).append(row["overlap"][draft] - row["overlap"]["base"])
     return {domain: sorted(values) for domain, values in sorted(found.items())}
@@ -82,7 +93,7 @@ def _by_prompt(draft: str = "dpo") -> dict[str, list[float]]:
 
 def prompts_in_words() -> str:
     parts = [f"{domain}: it fell on {sum(value < 0 for value in values)} of {len(values)}, median "
-             f"{values[len(values) // 2]:+.4f}, from {values[0]:+.4f} to {values[-1]:+.4f}"
+             f"{statistics.median(values):+.4f}, from {values[0]:+.4f} to {values[-1]:+.4f}"
              for domain, values in _by_prompt().items()]
     return f"Change of mean Σ min(p, q) by DPO, one dot a prompt. {'; '.join(parts)}."
 
@@ -101,13 +112,12 @@ def prompts(pyplot):
 # --- positions --------------------------------------------------------------------------------------------------------
 
 def _positions() -> dict[str, list[float]]:
-    """draft → share accepted among the drafts tested at place 1, 2, …; a place behind a rejection is not tested."""
-    tested: dict[str, dict[int, list[bool]]] = {}
-    for row in read_jsonl("results/live.jsonl"):
-        for drafted, accepted, _ in row["trace"] if row["mode"] != "verifier" else []:
-            for place in range(min(accepted + 1, drafted)):
-                tested.setdefault(row["mode"], {}).setdefault(place, []).append(accepted > place)
-    return {mode: [sum(places[place]) / len(places[place]) for place in sorted(places)] for mode, places in tested.items()}
+    """draft → share accepted among the drafts tested at place 1, 2, … of a block."""
+    blocks: dict[str, list[Block]] = {}
+    for row in load_rows("results/live.jsonl"):
+        if row["mode"] != "verifier":
+            blocks.setdefault(row["mode"], []).extend(Block(drafted, accepted, []) for drafted, accepted, _ in row["trace"])
+    return {mode: acceptance_by_position(found) for mode, found in blocks.items()}
 
 
 def positions_in_words() -> str:
@@ -117,10 +127,12 @@ def positions_in_words() -> str:
 
 def positions(pyplot):
     figure, axes = pyplot.subplots(figsize=(6, 3.2), layout="constrained")
-    for mode, shares in _positions().items():
+    found = _positions()
+    for mode, shares in found.items():
         axes.plot(range(1, len(shares) + 1), shares, marker=MARKERS.get(mode, "x"), color="black",
                   markerfacecolor=FILLS.get(mode, "white"), linestyle="-" if mode == "base" else "--", label=mode)
-    axes.set(xlabel="place in the block", ylabel="accepted / tested", ylim=(0, 1), xticks=range(1, len(shares) + 1))
+    longest = max(map(len, found.values()))
+    axes.set(xlabel="place in the block", ylabel="accepted / tested", ylim=(0, 1), xticks=range(1, longest + 1))
     axes.legend(title="draft")
     return figure
 
@@ -168,7 +180,8 @@ def main() -> None:
         try:
             figure = draw(pyplot)
         except FileNotFoundError as fault:
-            raise Problem(f"no {fault.filename}, from which '{name}' is drawn. Measure it first: make evaluate.") from None
+            say(f"{name}: not drawn, for {fault.filename} is not measured yet")
+            continue
         unfinished = args.output_dir / f".{name}.png"
         figure.savefig(unfinished, dpi=120, format="png", metadata={"Software": None})
         os.replace(unfinished, args.output_dir / f"{name}.png")

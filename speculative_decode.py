@@ -51,6 +51,7 @@ from terminal import Problem, console, put_json, run, say
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+    from transformers import GenerationConfig
 
 
 @dataclass(frozen=True)
@@ -277,9 +278,13 @@ def _block(verifier: CachedModel, drafter: Drafter | None, last: int, k: int, se
     verifier.drop(drafted - accepted)
     if drafter:
         drafter.settle(drafted, accepted, next_token)
-    tokens = [*draft_tokens[:accepted].tolist(), next_token]
+    return Block(drafted, accepted, until_stop([*draft_tokens[:accepted].tolist(), next_token], stop), overlap)
+
+
+def until_stop(tokens: list[int], stop: frozenset[int]) -> list[int]:
+    """The tokens up to the first stop token, which is kept."""
     end = next((place + 1 for place, token in enumerate(tokens) if token in stop), len(tokens))
-    return Block(drafted, accepted, tokens[:end], overlap)
+    return tokens[:end]
 
 
 class _Clock:
@@ -362,6 +367,7 @@ class Engine:
                           "Choose a draft of the verifier's family; check_vocab_compatibility.py says more.")
         model = load_model(pair.verifier, pair.quantization)
         self.stop = stop_ids(model, self.tokenizer)
+        use_plain_sampling(model)
         self.contexts = {"verifier": getattr(model.config, "max_position_embeddings", None)}
         self.verifier = CachedModel(pack_linears(model), set(named_tokens(self.tokenizer).values()))
 
@@ -393,6 +399,35 @@ class Engine:
                 raise Problem(f"the prompt has {length} tokens; with {new[name]} new ones that exceeds the context of "
                               f"{context} of the {name}. Shorten the prompt or lower --max-new-tokens.")
         return target, draft
+
+
+    def sampling_law(self, settings: Settings, **options) -> GenerationConfig:
+        """What tells transformers' `generate` to sample from the same p as this engine; see `use_plain_sampling`."""
+        from transformers import GenerationConfig
+
+        return GenerationConfig(do_sample=True, temperature=settings.temperature, top_k=settings.top_k,
+                                top_p=settings.top_p, max_new_tokens=settings.max_new_tokens, eos_token_id=sorted(self.stop),
+                                pad_token_id=min(self.stop), suppress_tokens=self.verifier.unnamed.tolist() or None,
+                                **options)
+
+
+def use_plain_sampling(model) -> None:
+    """Takes away the generation config that the model ships: `generate` fills whatever a law leaves open from it, and a
+    repetition penalty or a min-p of its own would make another distribution than p."""
+    from transformers import GenerationConfig
+
+    model.generation_config = GenerationConfig()
+
+
+def assistance(engine: Engine, drafter: Drafter, settings: Settings) -> dict:
+    """The options with which `generate` is assisted by the same draft, K tokens at a time."""
+    assistant = drafter.model.model
+    assistant.generation_config.num_assistant_tokens = settings.k
+    assistant.generation_config.num_assistant_tokens_schedule = "constant"
+    assistant.generation_config.assistant_confidence_threshold = 0
+    if engine.shared.verdict == "identical":
+        return {"assistant_model": assistant}
+    return {"assistant_model": assistant, "tokenizer": engine.tokenizer, "assistant_tokenizer": engine.draft_tokenizer}
 
 
 def run_prompt(engine: Engine, prompt: str, mode: str, settings: Settings, seed: int, drafter: Drafter | None = None,
@@ -493,6 +528,15 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
     return [args.prompt]
 
 
+def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that `read_settings` reads."""
+    parser.add_argument("--k", type=int, default=4, help="draft length K (default 4)")
+    parser.add_argument("--temperature", type=float, default=0.7, help="0 is greedy (default 0.7)")
+    parser.add_argument("--top-k", type=int, default=0, help="keep the k likeliest tokens (default 0: all)")
+    parser.add_argument("--top-p", type=float, default=1.0, help="keep the likeliest tokens up to this mass (default 1: all)")
+    parser.add_argument("--max-new-tokens", type=int, default=200, help="(default 200)")
+
+
 def read_settings(args: argparse.Namespace) -> Settings:
     settings = Settings(args.k, args.temperature, args.top_k, args.top_p, args.max_new_tokens)
     checks = ((settings.k >= 1, "--k must be at least 1; --mode verifier decodes without a draft."),
@@ -513,11 +557,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--prompt", help="one prompt")
     parser.add_argument("--prompts-file", type=Path, metavar="FILE", help='many: one {"prompt": …} a line')
     parser.add_argument("--adapter-path", default="./final_adapter", help="LoRA adapter of the dpo draft (default %(default)s)")
-    parser.add_argument("--k", type=int, default=4, help="draft length K (default 4)")
-    parser.add_argument("--temperature", type=float, default=0.7, help="0 is greedy (default 0.7)")
-    parser.add_argument("--top-k", type=int, default=0, help="keep the k likeliest tokens (default 0: all)")
-    parser.add_argument("--top-p", type=float, default=1.0, help="keep the likeliest tokens up to this mass (default 1: all)")
-    parser.add_argument("--max-new-tokens", type=int, default=200, help="(default 200)")
+    add_sampling_arguments(parser)
     parser.add_argument("--no-baseline", action="store_true", help="skip the plain verifier; no speed-up is reported then")
     parser.add_argument("--json", metavar="FILE", help="write everything as JSON to FILE, or - for stdout")
     parser.add_argument("--trace", type=Path, metavar="FILE", help="write one JSON row a block")
@@ -536,6 +576,8 @@ def main() -> int:
     drafters = {mode: engine.load_drafter(args.adapter_path if mode == "dpo" else None) for mode in modes}
     if args.mode == "verifier" or not args.no_baseline:
         drafters = {"verifier": (None, "none"), **drafters}
+    for prompt in prompts:
+        engine.prompt_ids(prompt, settings)  # a prompt that does not fit is refused before the first is decoded
     output = console(stderr=args.json == "-")
     runs: list[dict] = []
     for prompt in prompts:

@@ -48,3 +48,6 @@ def test_far_samples_have_no_chance():
     even = check_exactness.compare([(0,), (1,)] * 50, law, Names)
     assert even["p_value"] == pytest.approx(1) and even["total_variation"] == pytest.approx(0)
     assert torch.tensor([row["found"] for row in even["openings"]]).sum() == 100
+    outside = check_exactness.compare([(0,), (1,)] * 40 + [(2,)] * 20, law, Names)
+    assert outside["p_value"] < 1e-3, "texts that the law does not know count against it"
+    assert outside["others"] == ["[2]"]

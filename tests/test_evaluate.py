@@ -13,6 +13,7 @@ import benchmark_decoding
 import evaluate_acceptance
 import fill_readme
 import models
+import plot_results
 from evaluate_acceptance import _overlap_and_kept, _target_probs, compare_drafts, expected_blocks, mean_with_interval
 from jsonl import read_jsonl, write_jsonl
 from speculative_decode import Engine, Settings, run_prompt
@@ -71,9 +72,9 @@ def test_replay_agrees_with_decoding(k, overlapping):
 
 
 def test_replay_of_texts_with_stop_tokens():
-    """Passes and accepted tokens are exact; drafted may be too high, by stop tokens that were drafted and rejected."""
+    """Passes and accepted tokens are exact; drafted is too high, by what rejected stop tokens kept from being drafted."""
     passes, drafted, accepted = replay_errors(3, False, frozenset({2}))
-    assert abs(passes) < 4 and abs(accepted) < 4 and drafted < 0
+    assert abs(passes) < 4 and abs(accepted) < 4 and drafted < -4
 
 
 def test_replay_without_the_free_token_is_caught():
@@ -131,6 +132,53 @@ def test_missing_step_is_one_line(cli, tmp_path):
     assert status == 1 and "Run the step that writes it first" in err
 
 
+BAD_INPUT = [
+    (["paired", "--temperature", "0"], "--temperature must be above 0"),
+    (["live", "--seeds", "0"], "--seeds"),
+    (["live", "--k", "0"], "--k must be at least 1"),
+    (["paired", "--drafts", "dpo=final_adapter"], "--drafts"),
+    (["paired", "--drafts", "base", "dpo"], "--drafts"),
+    (["live", "--drafts", "base", "verifier=final_adapter"], "--drafts"),
+    (["paired", "--drafts", "base", "dpo=no/such/folder"], "no adapter at no/such/folder"),
+]
+
+
+@pytest.mark.parametrize("arguments, fragment", BAD_INPUT)
+def test_bad_input_is_one_line(cli, tiny, tmp_path, arguments, fragment):
+    files = ["--completions", tmp_path / "c.jsonl", "--paired", tmp_path / "p.jsonl", "--live", tmp_path / "l.jsonl"]
+    status, out, err = cli(evaluate_acceptance, *arguments, *files, "--draft", tiny.draft, "--verifier", tiny.verifier)
+    assert status == 1 and out == "" and fragment in err
+    assert [line for line in err.splitlines() if line.startswith("error: ")] == [err.splitlines()[-1]]
+
+
+def test_other_conditions_are_not_mixed(cli, tiny, tmp_path):
+    """Rows of another temperature, or of an adapter that was trained again, are neither resumed nor reported."""
+    prompts = tmp_path / "prompts.jsonl"
+    write_jsonl(prompts, [{"prompt": "question?", "domain": "at", "query_type": "technical", "source": "written"}])
+    files = ["--live", tmp_path / "l.jsonl", "--paired", tmp_path / "p.jsonl", "--completions", tmp_path / "c.jsonl",
+             "--report", tmp_path / "a.json"]
+    options = ["--prompts", prompts, "--draft", tiny.draft, "--verifier", tiny.verifier, "--max-new-tokens", 4,
+               "--drafts", "base", "--seeds", 1, *files]
+    assert cli(evaluate_acceptance, "live", *options)[0] == 0
+    status, _, err = cli(evaluate_acceptance, "live", *options, "--temperature", 0.5)
+    assert status == 1 and "other settings" in err
+    for step in ("complete", "paired"):
+        assert cli(evaluate_acceptance, step, *options)[0] == 0
+    rows = list(read_jsonl(tmp_path / "p.jsonl"))
+    write_jsonl(tmp_path / "p.jsonl", [{**rows[0], "adapters": {"base": "another"}}])
+    status, _, err = cli(evaluate_acceptance, "report", *options)
+    assert status == 1 and "other adapters" in err
+    write_jsonl(tmp_path / "p.jsonl", [{key: value for key, value in rows[0].items() if key != "kept"}])
+    status, _, err = cli(evaluate_acceptance, "report", *options)
+    assert status == 1 and "lacks kept" in err
+
+
+def test_few_prompts_get_students_t():
+    assert mean_with_interval([0.1], 0)["interval"] is None
+    low, high = mean_with_interval([0.0, 0.2], 0)["interval"]
+    assert (low, high) == pytest.approx((0.1 - 12.706 * 0.1, 0.1 + 12.706 * 0.1), rel=1e-3), "t of one degree of freedom"
+
+
 def test_interval_covers_the_mean_as_often_as_it_says():
     generator = torch.Generator().manual_seed(0)
     hits = 0
@@ -161,6 +209,21 @@ def test_predicted_speedup():
 def test_documents_agree_with_the_results(cli, monkeypatch):
     monkeypatch.chdir(ROOT)
     assert cli(fill_readme, "--check")[0] == 0
+    assert "Not measured yet" not in (ROOT / "README.md").read_text()
+
+
+def test_figures_are_drawn_and_told_in_words(cli, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    status, out, _ = cli(plot_results, "--output-dir", tmp_path)
+    assert status == 0 and [line.split(":")[0] for line in out.splitlines()] == list(plot_results.FIGURES)
+    assert all((tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in plot_results.FIGURES)
+
+
+def test_what_is_not_measured_is_said(cli, monkeypatch, tmp_path):
+    shutil.copytree(ROOT / "results", tmp_path / "results", ignore=shutil.ignore_patterns("live.jsonl", "plots"))
+    monkeypatch.chdir(tmp_path)
+    status, out, err = cli(plot_results)
+    assert status == 0 and "positions: not drawn" in err and "positions" not in out
 
 
 def test_a_changed_number_is_noticed(cli, monkeypatch, tmp_path):

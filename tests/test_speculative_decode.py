@@ -216,6 +216,29 @@ def test_prompt_longer_than_the_drafts_context(tiny):
         engine.prompt_ids(PROMPT * 3, settings)
 
 
+def test_a_later_prompt_that_does_not_fit_is_refused_first(cli, tiny, tmp_path):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text(json.dumps({"prompt": "fits"}) + "\n" + json.dumps({"prompt": "word " * 600}) + "\n")
+    status, out, err = cli(speculative_decode, "--prompts-file", file, *pair_options(tiny))
+    assert status == 1 and "exceeds the context" in err and out == ""
+
+
+def test_the_verifiers_own_generation_config_does_not_count(tiny, tmp_path):
+    """A shipped repetition penalty would make `generate` sample from another distribution than p."""
+    import shutil
+
+    shutil.copytree(tiny.verifier, tmp_path / "model")
+    shipped = {"repetition_penalty": 50.0, "min_p": 0.9, "eos_token_id": 2}
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps(shipped))
+    engine = tiny_engine(tiny, str(tmp_path / "model"))
+    ids = torch.tensor([engine.prompt_ids(PROMPT, Settings())[0]])
+    texts = []
+    for model in (engine.verifier.model, tiny_engine(tiny).verifier.model):
+        torch.manual_seed(1)
+        texts.append(model.generate(ids, generation_config=engine.sampling_law(Settings(max_new_tokens=30))).tolist())
+    assert texts[0] == texts[1] and 2 in engine.stop
+
+
 def test_malformed_prompts_line_is_named(cli, tmp_path):
     file = tmp_path / "prompts.jsonl"
     file.write_text('{"prompt": "fine"}\n{"prompt": 3}\n')
@@ -233,7 +256,8 @@ def test_help_is_fast_and_imports_no_torch():
     import sys
 
     for script in ("speculative_decode", "train_dpo", "check_vocab_compatibility", "evaluate_acceptance",
-                   "preprocess_and_load_dataset", "data_generation"):
+                   "preprocess_and_load_dataset", "data_generation", "benchmark_decoding", "check_exactness", "plot_results",
+                   "fill_readme", "test_trained_model", "check_dataset", "clean_dataset"):
         code = ("import sys, runpy; sys.argv = ['x', '--help']\n"
                 f"try: runpy.run_path('{script}.py', run_name='__main__')\n"
                 "except SystemExit: pass\nprint('torch' in sys.modules)")
