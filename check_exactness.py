@@ -93,7 +93,9 @@ def compare(openings: list[Opening], law: dict[Opening, float], tokenizer) -> di
     else:
         bins.append((rest, rest_found))
     result = chisquare([count for _, count in bins], [value * total / sum(value for value, _ in bins) for value, _ in bins])
-    return {"samples": total, "bins": len(bins), "chi_square": float(result.statistic), "p_value": float(result.pvalue),
+    impossible = rest_found > 0 and rest < 1e-4 * total  # a sum of float32 probabilities
+    return {"samples": total, "bins": len(bins), "chi_square": float(result.statistic),
+            "p_value": 0.0 if impossible else float(result.pvalue),
             "total_variation": sum(abs(count - value) for value, count in bins) / 2 / total,
             "openings": [{"text": tokenizer.decode(list(opening)), "expected": round(value, 1), "found": found[opening]}
                          for opening, value in sorted(expected.items(), key=lambda item: -item[1])]

@@ -91,8 +91,8 @@ def first_run() -> str:
     """What the deciding test said before the merge kept the whole adapter."""
     result = load("results/acceptance_nearest.json")
     return (f"The test was run twice. At commit {result['environment']['commit'][:8]}, with the adapter's merge rounded to the "
-            f"nearest bf16 (see the adapter below), it gave {span(result['paired']['at']['changes']['dpo'])}; then the merge was "
-            "mended and everything measured anew.")
+            f"nearest bf16 (see the adapter below), it gave {span(result['paired']['at']['changes']['dpo'])}; then the merge "
+            "was mended and everything measured anew.")
 
 
 CHANGES = ["prompts", "draft", "n", "base", "tuned", "change", "95% interval", "rose on"]
