@@ -265,7 +265,7 @@ def report(args: argparse.Namespace) -> None:
     """Writes the statistics of `paired`, and of `live` where it was run, to results/acceptance.json."""
     measured = joined(measured_rows(args.paired, PAIRED_KEYS))
     if not measured:
-        raise Problem(f"no rows in {args.paired}. Run the step 'paired' first.")
+        raise Problem(f"no rows in {args.paired}. Run the step that writes it first; see --help.")
     settings = Settings(k=args.k, max_new_tokens=measured[0]["conditions"]["max_new_tokens"])
     replays = {k: [(row, {name: _replay(kept, k, settings) for name, kept in row["kept"].items()}) for row in measured]
                for k in range(1, max(LONGEST_K, settings.k) + 1)}
