@@ -70,7 +70,8 @@ def balanced(rows: list[dict], field: str, seed: int) -> list[dict]:
     places: dict[str, list[int]] = {}
     for place, row in enumerate(rows):
         if not isinstance(row.get(field), str):
-            raise Problem(f"cannot balance by '{field}': row {place + 1} has no such text field. It has {', '.join(row)}.")
+            raise Problem(f"cannot balance by '{field}': the row of '{row['prompt'][:40]}…' has no such text. "
+                          f"It has {', '.join(row)}.")
         places.setdefault(row[field], []).append(place)
     smallest, draw = min(map(len, places.values())), random.Random(seed)
     drawn = [place for value in sorted(places) for place in draw.sample(places[value], smallest)]
