@@ -221,20 +221,22 @@ def exactness() -> str:
 
 
 def training() -> str:
-    result = load("final_adapter/metrics.json")
-    held_out, settings = result["held_out"], result["settings"]
-    rows = [["pairs trained on / held out", f"{result['rows']['train']} / {result['rows']['held_out']}"],
-            ["optimizer steps", str(result["steps"])],
-            ["trainable parameters", f"{result['trainable_parameters']:,}"],
-            ["minutes", f"{result['seconds'] / 60:.0f}"],
-            ["held-out reward accuracy", f"{held_out['eval_rewards/accuracies']:.3f}"],
-            ["held-out loss", f"{held_out['eval_loss']:.3f}"],
-            ["held-out reward margin", f"{held_out['eval_rewards/margins']:.3f}"],
-            ["the same margin, merged into bf16 as for decoding",
-             f"{load('results/trained_model.json')['held_out']['reward_margin']:.3f}"],
-            ["the same margin, merged and rounded to the nearest bf16",
-             f"{load('results/trained_model_nearest.json')['held_out']['reward_margin']:.3f}"]]
-    return f"{table([settings['base_model'], 'value'], rows)}\n\n{hardware(result)}"
+    """The adapter that ships and its two controls, as their metrics say."""
+    folders = {"dpo": "final_adapter", "balanced": "controls/balanced", "sft": "controls/sft"}
+    found = {name: load(f"{folder}/metrics.json") for name, folder in folders.items()}
+    rows = [["pairs trained on / held out", lambda result: f"{result['rows']['train']} / {result['rows']['held_out']}"],
+            ["optimizer steps", lambda result: str(result["steps"])],
+            ["trainable parameters", lambda result: f"{result['trainable_parameters']:,}"],
+            ["held-out loss (of its own kind)", lambda result: f"{result['held_out']['eval_loss']:.3f}"],
+            *([f"held-out reward {label}", lambda result, key=key: "–" if key not in result["held_out"]
+               else f"{result['held_out'][key]:.3f}"]
+              for label, key in (("accuracy", "eval_rewards/accuracies"), ("margin", "eval_rewards/margins")))]
+    table_rows = [[label, *map(show, found.values())] for label, show in rows]
+    merged, nearest = (load(f"results/trained_model{name}.json")["held_out"]["reward_margin"] for name in ("", "_nearest"))
+    table_rows += [["the same margin, merged into bf16 as for decoding", f"{merged:.3f}", "–", "–"],
+                   ["the same margin, merged and rounded to the nearest bf16", f"{nearest:.3f}", "–", "–"]]
+    commits = {"commits": {name: [result["environment"]["commit"]] for name, result in found.items()}}
+    return f"{table([found['dpo']['settings']['base_model'], *found], table_rows)}\n\n{hardware({**found['dpo'], **commits})}"
 
 
 def benchmark() -> str:
