@@ -211,6 +211,7 @@ def prepare_checkpoints(args: argparse.Namespace, settings: dict) -> tuple[Path,
         if PartialState().is_main_process:  # under `accelerate launch` this runs in every process
             shutil.rmtree(folder, ignore_errors=True)
             write_whole(known, json.dumps(settings, indent=2) + "\n")
+        PartialState().wait_for_everyone()  # nobody may write there while it is being cleared
         return folder, None
     checkpoint = last_checkpoint(folder)
     if checkpoint is None:
