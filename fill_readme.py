@@ -153,7 +153,8 @@ def seed_prompts() -> str:
         means = [sum(column) / len(column) for column in zip(*columns, strict=True)]
         tables.append(table(header, [*rows, ["Average", "", *with_change(means), ""]]))
     runs = next(iter(ours.values()))["base"]["runs"]
-    return (f"In the domain:\n\n{tables[0]}\n\nOut of it:\n\n{tables[1]}\n\nOurs: means over {runs} seeds. {hardware(result)}")
+    runs = "one run each" if runs == 1 else f"means over {runs} seeds"
+    return (f"In the domain:\n\n{tables[0]}\n\nOut of it:\n\n{tables[1]}\n\nOurs: {runs}. {hardware(result)}")
 
 
 def with_change(values: list[float]) -> list[str]:

@@ -76,7 +76,7 @@ def changes(pyplot):
     axes.axvline(0, color="black", linewidth=0.8, linestyle=":")
     axes.set_yticks([-place for place in range(len(groups))], groups)
     axes.set_xlabel("change of mean Σ min(p, q) against the base draft, 95% interval")
-    axes.legend(title="draft")
+    figure.legend(loc="outside upper center", ncols=len(drafts))
     return figure
 
 
