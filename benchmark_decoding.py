@@ -122,7 +122,7 @@ def same_vocabulary(prompts: list[str], args) -> dict:
     drafter, _ = engine.load_drafter()
     settings = Settings(k=4, max_new_tokens=args.max_new_tokens)
     ours = [_run(engine, prompt, settings, args.seed, drafter)["tokens_per_second"] for prompt in prompts]
-    assisted = assistance(engine, drafter, settings)
+    assisted = assistance(engine, drafter.model.model, settings)
     theirs = [generate_speed(engine.verifier.model, engine, prompt, settings, args.seed, **assisted) for prompt in prompts]
     return {"k": 4, "ours": statistics.median(ours), "assisted_generation": statistics.median(theirs)}
 

@@ -21,7 +21,7 @@ import argparse
 from collections import Counter
 
 from environment import environment
-from models import add_model_arguments, choose_pair
+from models import add_model_arguments, choose_pair, load_model
 from speculative_decode import Drafter, Engine, Settings, assistance, decode, to_probs, until_stop
 from terminal import Problem, console, put_json, run, say
 
@@ -145,9 +145,10 @@ def main() -> int:
             raise Problem("fewer than two openings are expected five times, so there is nothing to test. Raise --samples.")
         drawn = {"generate": by_generate(engine, args.prompt, settings, args, min(50, args.samples), "generate"),
                  "ours": ours(engine, drafter, args.prompt, settings, args)}
-        try:  # last, for it changes the draft model
+        try:  # with a draft of its own, for it cuts rows out of the draft's layers
+            assistant = load_model(engine.pair.draft, engine.pair.quantization)
             drawn["assisted"] = by_generate(engine, args.prompt, settings, args, 1, "assisted",
-                                            **assistance(engine, drafter, settings))
+                                            **assistance(engine, assistant, settings))
         except (AttributeError, IndexError, ValueError) as fault:  # a finding, not our failure
             assisted_error = f"{type(fault).__name__}: {fault}"
             say(f"transformers' assisted sampling raised {assisted_error}")

@@ -419,9 +419,8 @@ def use_plain_sampling(model) -> None:
     model.generation_config = GenerationConfig()
 
 
-def assistance(engine: Engine, drafter: Drafter, settings: Settings) -> dict:
-    """The options with which `generate` is assisted by the same draft, K tokens at a time."""
-    assistant = drafter.model.model
+def assistance(engine: Engine, assistant, settings: Settings) -> dict:
+    """The options with which `generate` is assisted by a draft model, K tokens at a time."""
     assistant.generation_config.num_assistant_tokens = settings.k
     assistant.generation_config.num_assistant_tokens_schedule = "constant"
     assistant.generation_config.assistant_confidence_threshold = 0
