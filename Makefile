@@ -30,7 +30,7 @@ evaluate: $(VENV)/ready
 # What the README shows of the other scripts' answers: their own words, the first lines of them.
 outputs: $(VENV)/ready
 	mkdir -p results/output
-	$(RUN) data_generation.py --dry-run --output planned.jsonl | head -n 6 > results/output/data_generation.txt
+	$(RUN) data_generation.py --dry-run --output planned.jsonl 2>&1 >/dev/null | head -n 6 > results/output/data_generation.txt
 	$(RUN) clean_dataset.py > results/output/clean_dataset.txt 2>&1
 	$(RUN) check_dataset.py | head -n 10 > results/output/check_dataset.txt
 	$(RUN) check_vocab_compatibility.py > results/output/check_vocab_compatibility.txt
