@@ -216,9 +216,13 @@ def exactness() -> str:
     figures = [[label, "", *(f"{result['results'][name][key]:.2g}" for name in names)]
                for label, key in (("p-value of chi-square", "p_value"), ("total variation from the law", "total_variation"))]
     ours = result["results"]["ours"]
-    error = f" Assisted sampling raised {result['assisted_error']}." if result["assisted_error"] else ""
+    if result["assisted_error"]:
+        assisted = f"Assisted sampling raised {result['assisted_error']}."
+    else:
+        others = ", ".join(f"`{text!r}`" for text in result["results"]["assisted"]["others"][:4])
+        assisted = f"The first openings of assisted sampling that are none of these: {others}."
     return (f"{table(['opening', 'expected', *names], [*shown, *figures])}\n\n{ours['samples']} texts each, {ours['bins']} "
-            f"bins, the likeliest shown.{error} {hardware(result)}")
+            f"bins, the likeliest shown. {assisted} {hardware(result)}")
 
 
 def training() -> str:
