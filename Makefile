@@ -37,7 +37,7 @@ outputs: $(VENV)/ready
 	$(RUN) preprocess_and_load_dataset.py | head -n 5 > results/output/preprocess_and_load_dataset.txt
 	$(RUN) train_dpo.py --dry-run 2>&1 | grep -E '^(pair|LoRA|[0-9,]+ of|the full)' > results/output/train_dpo.txt
 	$(RUN) test_trained_model.py --samples 3 --max-new-tokens 120 --json results/trained_model.json
-	$(RUN) check_exactness.py --json results/exactness.json
+	$(RUN) check_exactness.py --samples 150 --json results/exactness.json
 
 # The adapters that it compares, trained again: the paper's, and two controls of the same budget.
 adapters: $(VENV)/ready

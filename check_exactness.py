@@ -12,7 +12,7 @@ openings drawn with these:
 Where the draft's tokens are a subset of the verifier's, that version of transformers raises an AttributeError instead.
 Exit status 1 if `generate` or `ours` fails (p < 0.001). What `assisted` does is reported, not required.
 
-    python check_exactness.py --samples 250 --json results/exactness.json
+    python check_exactness.py --samples 150 --json results/exactness.json
 """
 
 from __future__ import annotations

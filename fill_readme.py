@@ -12,11 +12,12 @@ from __future__ import annotations
 import argparse
 import re
 from collections import Counter
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
 from jsonl import read_jsonl, write_whole
-from plot_results import FIGURES, load
+from plot_results import FIGURES, by_query_type, interval, load, span
 from terminal import Problem, run, say
 
 
@@ -79,14 +80,6 @@ def claim() -> str:
             f"{change['rose']} of {group['prompts']} prompts.**" + beside)
 
 
-def span(change: dict, digits: int = 4) -> str:
-    return f"{change['mean']:+.{digits}f} ({interval(change, digits)})"
-
-
-def interval(change: dict, digits: int = 4) -> str:
-    return "one prompt" if change["interval"] is None else " to ".join(f"{bound:+.{digits}f}" for bound in change["interval"])
-
-
 def first_run() -> str:
     """What the deciding test said before the merge kept the whole adapter."""
     result = load("results/acceptance_nearest.json")
@@ -98,7 +91,7 @@ def first_run() -> str:
 CHANGES = ["prompts", "draft", "n", "base", "tuned", "change", "95% interval", "rose on"]
 
 
-def changes(groups: dict, names: list[str]) -> list[list[str]]:
+def changes(groups: dict, names: Iterable[str]) -> list[list[str]]:
     """A row of CHANGES for every group in `names` and every tuned draft."""
     rows = []
     for name in names:
@@ -111,8 +104,7 @@ def changes(groups: dict, names: list[str]) -> list[list[str]]:
 
 def paired() -> str:
     result = load("results/acceptance.json")
-    names = [name for name in result["paired"] if "/" not in name and not name.startswith("seed")]
-    return f"{table(CHANGES, changes(result['paired'], names))}\n\n{hardware(result)}"
+    return f"{table(CHANGES, changes(result['paired'], by_query_type(result['paired'])))}\n\n{hardware(result)}"
 
 
 def replayed() -> str:

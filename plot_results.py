@@ -42,24 +42,33 @@ def load_rows(file: str) -> list[dict]:
 
 # --- changes ----------------------------------------------------------------------------------------------------------
 
+def by_query_type(groups: dict) -> dict:
+    """The groups of a report that are a domain or one query type of it, the seed's own prompts left out."""
+    return {name: group for name, group in groups.items() if not name.startswith("seed") and "/" not in name}
+
+
+def interval(change: dict, digits: int = 4) -> str:
+    return "one prompt" if change["interval"] is None else " to ".join(f"{bound:+.{digits}f}" for bound in change["interval"])
+
+
+def span(change: dict, digits: int = 4) -> str:
+    return f"{change['mean']:+.{digits}f} ({interval(change, digits)})"
+
+
 def _changes() -> dict[str, dict[str, dict]]:
     """group → draft → change, for the two domains and their query types."""
-    groups = load("results/acceptance.json")["paired"]
-    return {name: group["changes"] for name, group in groups.items()
-            if not name.startswith("seed") and "/" not in name}
+    groups = by_query_type(load("results/acceptance.json")["paired"])
+    return {name: group["changes"] for name, group in groups.items()}
 
 
 def changes_in_words() -> str:
-    found = []
-    for group in ("at", "general"):
-        for draft, change in _changes().get(group, {}).items():
-            low, high = change["interval"]
-            found.append(f"{draft} on {group} prompts {change['mean']:+.4f} ({low:+.4f} to {high:+.4f})")
-    falls = sum(change["interval"][1] < 0 for changes in _changes().values() for change in changes.values())
-    rises = sum(change["interval"][0] > 0 for changes in _changes().values() for change in changes.values())
-    count = sum(len(changes) for changes in _changes().values())
+    groups = _changes()
+    found = [f"{draft} on {name} prompts {span(change)}"
+             for name in ("at", "general") for draft, change in groups.get(name, {}).items()]
+    bounds = [change["interval"] for changed in groups.values() for change in changed.values()]
     return (f"Change of mean Σ min(p, q) against the base draft, with 95% intervals: {'; '.join(found)}. By domain and query "
-            f"type, {falls} of {count} intervals lie below zero and {rises} above.")
+            f"type, {sum(high < 0 for _, high in bounds)} of {len(bounds)} intervals lie below zero and "
+            f"{sum(low > 0 for low, _ in bounds)} above.")
 
 
 def changes(pyplot):

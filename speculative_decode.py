@@ -400,7 +400,6 @@ class Engine:
                               f"{context} of the {name}. Shorten the prompt or lower --max-new-tokens.")
         return target, draft
 
-
     def sampling_law(self, settings: Settings, **options) -> GenerationConfig:
         """What tells transformers' `generate` to sample from the same p as this engine; see `use_plain_sampling`."""
         from transformers import GenerationConfig
