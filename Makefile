@@ -21,8 +21,10 @@ results: $(VENV)/ready
 # anew; run nothing beside it, for it takes times.
 evaluate: $(VENV)/ready
 	$(RUN) evaluate_acceptance.py complete
-	$(RUN) evaluate_acceptance.py paired --drafts base dpo=final_adapter sft=controls/sft balanced=controls/balanced
+	$(RUN) evaluate_acceptance.py paired --drafts base dpo=final_adapter sft=controls/sft balanced=controls/balanced \
+	  dpo-seed43=controls/dpo-seed43
 	$(RUN) evaluate_acceptance.py live --prompts prompts/seed.jsonl
+	$(RUN) evaluate_acceptance.py live --prompts prompts/at.jsonl prompts/general.jsonl --per-type 6 --seeds 1 --no-baseline
 	$(RUN) evaluate_acceptance.py report
 	$(RUN) benchmark_decoding.py --max-new-tokens 32 --json results/benchmark.json
 	$(RUN) speculative_decode.py --mode compare --prompt "What screen reader works best for blind users?" --json results/demo.json
@@ -39,11 +41,12 @@ outputs: $(VENV)/ready
 	$(RUN) test_trained_model.py --samples 3 --max-new-tokens 120 --json results/trained_model.json
 	$(RUN) check_exactness.py --samples 150 --json results/exactness.json
 
-# The adapters that it compares, trained again: the paper's, and two controls of the same budget.
+# The adapters that it compares: the paper's, two controls of the same budget, and the paper's with another seed.
 adapters: $(VENV)/ready
 	$(RUN) train_dpo.py
 	$(RUN) train_dpo.py --loss sft --output-dir controls/sft
 	$(RUN) train_dpo.py --balance query_type --max-steps 118 --output-dir controls/balanced
+	$(RUN) train_dpo.py --seed 43 --output-dir controls/dpo-seed43
 
 $(VENV)/ready: requirements.txt
 	$(PYTHON) -m venv $(VENV)

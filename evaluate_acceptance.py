@@ -21,7 +21,8 @@ Every step appends a row per prompt or run and resumes where it was stopped. `li
 
     python evaluate_acceptance.py complete
     python evaluate_acceptance.py paired --drafts base dpo=final_adapter sft=controls/sft balanced=controls/balanced
-    python evaluate_acceptance.py live --prompts prompts/seed.jsonl --drafts base dpo=final_adapter
+    python evaluate_acceptance.py live --prompts prompts/seed.jsonl
+    python evaluate_acceptance.py live --prompts prompts/at.jsonl prompts/general.jsonl --per-type 6 --seeds 1 --no-baseline
     python evaluate_acceptance.py report
 """
 
@@ -29,6 +30,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import random
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -59,6 +61,18 @@ def read_rows(files: Iterable[str | Path],
         raise Problem(f"no file {fault.filename}. Run the step that writes it first; see --help.") from None
     except BadLine as fault:
         raise Problem(f"{fault}. Mend or delete that line; finished rows are kept.") from None
+
+
+def chosen_prompts(args: argparse.Namespace) -> list[dict]:
+    """The rows of --prompts; with --per-type N, N prompts of each domain and query type, drawn by --seed."""
+    rows = read_rows(args.prompts)
+    if args.per_type is None:
+        return rows
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        groups.setdefault((row["source"], row["domain"], row["query_type"]), []).append(row)
+    draw = random.Random(args.seed)
+    return [row for group in groups.values() for row in draw.sample(group, min(args.per_type, len(group)))]
 
 
 def measured_rows(file: Path, keys: Iterable[str], conditions: dict | None = None, adapters: dict | None = None) -> list[dict]:
@@ -116,7 +130,7 @@ def complete(args: argparse.Namespace) -> None:
     from transformers import set_seed
 
     done = {row["prompt"] for row in read_rows([args.completions])} if args.completions.exists() else set()
-    todo = sorted((row for row in read_rows(args.prompts) if row["prompt"] not in done), key=lambda row: len(row["prompt"]))
+    todo = sorted((row for row in chosen_prompts(args) if row["prompt"] not in done), key=lambda row: len(row["prompt"]))
     if not todo:
         return say(f"all {len(done)} answers are in {args.completions} already")
     engine, settings = Engine(choose_pair(args)), read_settings(args)
@@ -148,7 +162,7 @@ def paired(args: argparse.Namespace) -> None:
 
     drafts, settings, pair = named_drafts(args), read_settings(args), choose_pair(args)
     conditions, adapters = conditions_of(pair, settings, without="k"), {name: adapter_digest(drafts[name]) for name in drafts}
-    wanted = {row["prompt"] for row in read_rows(args.prompts)}
+    wanted = {row["prompt"] for row in chosen_prompts(args)}
     answers = [row for row in read_rows([args.completions]) if row["prompt"] in wanted]
     finished = {(row["prompt"], name) for row in measured_rows(args.paired, PAIRED_KEYS, conditions, adapters)
                 for name in row["overlap"]}
@@ -241,8 +255,8 @@ def live(args: argparse.Namespace) -> None:
     conditions, adapters = conditions_of(pair, settings), {name: adapter_digest(drafts[name]) for name in drafts}
     done = {(row["prompt"], row["mode"], row["seed"])
             for row in measured_rows(args.live, LIVE_KEYS, conditions, adapters)}
-    todo = [(row, name, seed) for seed in range(args.seed, args.seed + args.seeds) for row in read_rows(args.prompts)
-            for name in (["verifier"] if seed == args.seed else []) + list(drafts)
+    todo = [(row, name, seed) for seed in range(args.seed, args.seed + args.seeds) for row in chosen_prompts(args)
+            for name in (["verifier"] if seed == args.seed and not args.no_baseline else []) + list(drafts)
             if (row["prompt"], name, seed) not in done]
     if not todo:
         return say(f"all {len(done)} runs are in {args.live} already")
@@ -283,6 +297,8 @@ def report(args: argparse.Namespace) -> None:
         result["live"] = {figure: compare_drafts(_live_values(rows, figure), args.seed) for figure in (
             "acceptance_rate", "expected_acceptance", "block_efficiency", "tokens_per_second", "seconds")}
         result["live_by_prompt"] = by_prompt(rows)
+        result["noise"] = noise_of_one_run(rows, result["replayed"]["acceptance_rate"])
+        result["live_speed"] = beside_the_verifier(rows, args.seed)
         result["agreement"] = agreement(_live_values(rows, "acceptance_rate"),
                                         _pick(replays[settings.k], "acceptance_rate"), args.seed)
     put_json({**result, "environment": environment()}, str(args.report))
@@ -334,6 +350,56 @@ def by_prompt(rows: list[dict]) -> list[dict]:
                  "mean": statistics.mean(found), "sd": statistics.stdev(found) if len(found) > 1 else None}
                  for figure in figures if (found := [run[figure] for run in runs if run[figure] is not None])}}
                  for mode, runs in modes.items()}} for prompt, modes in prompts.items()]
+
+
+def noise_of_one_run(rows: list[dict], replayed: dict) -> dict:
+    """How much accepted/drafted of one prompt differs between runs that differ in their seed alone.
+
+    `run` is the standard deviation of one run, pooled over prompts and drafts (the square root of the mean variance);
+    `difference` that of one tuned run minus one base run, which is all that noise adds to a Δα of the seed's table;
+    `published` the standard deviation of the seed's own Δα over its AT prompts, each run once; `prompts_needed` how
+    many prompts, run once with either draft, find dpo's `replayed` change on AT prompts in four of five experiments
+    (n = (z₀.₉₇₅ + z₀.₈)² σ² / Δ², the normal approximation; what differs between the prompts themselves is left out);
+    `by_seed` the seed's whole experiment once per seed: the mean Δα over its AT prompts.
+    """
+    import math
+    import statistics
+
+    found: dict[tuple[str, str], list[float]] = {}
+    published: dict[str, float] = {}
+    of_seed: dict[int, dict[str, list[float]]] = {}
+    for row in rows:
+        if row["source"] == "seed" and row["mode"] in ("base", "dpo") and row["acceptance_rate"] is not None:
+            found.setdefault((row["prompt"], row["mode"]), []).append(row["acceptance_rate"])
+            if row["domain"] == "at":
+                published[row["prompt"]] = row["published"]["dpo"] - row["published"]["base"]
+                of_seed.setdefault(row["seed"], {}).setdefault(row["mode"], []).append(row["acceptance_rate"])
+    variances = [statistics.variance(rates) for rates in found.values() if len(rates) > 1]
+    run = statistics.mean(variances) ** 0.5 if variances else None
+    effect = replayed.get("at", {"changes": {}})["changes"].get("dpo", {"mean": 0})["mean"]
+    z = sum(statistics.NormalDist().inv_cdf(share) for share in (0.975, 0.8))
+    return {"prompts": len({prompt for prompt, _ in found}), "runs": sum(map(len, found.values())), "run": run,
+            "difference": run and run * 2**0.5,
+            "published": statistics.stdev(published.values()) if len(published) > 1 else None,
+            "by_seed": {seed: statistics.mean(rates["dpo"]) - statistics.mean(rates["base"])
+                        for seed, rates in of_seed.items() if len(rates) == 2},
+            "prompts_needed": math.ceil(2 * (z * run / effect) ** 2) if run and effect else None}
+
+
+def beside_the_verifier(rows: list[dict], seed: int) -> dict[str, dict]:
+    """Per draft, the means over the prompts and seeds at which the plain verifier ran too, and the speed-up over it.
+
+    Other runs may be of another sitting, and a shared machine is not equally fast in both.
+    """
+    plain = {(row["prompt"], row["seed"]): row["tokens_per_second"] for row in rows if row["mode"] == "verifier"}
+    found: dict[str, list[dict]] = {}
+    for row in rows:
+        if (row["prompt"], row["seed"]) in plain:
+            found.setdefault(row["mode"], []).append(row)
+    return {mode: {"runs": len(runs), **{figure: sum(row[figure] for row in runs) / len(runs)
+                                         for figure in ("seconds", "tokens_per_second", "block_efficiency")},
+                   "speedup": mean_with_interval([row["tokens_per_second"] / plain[row["prompt"], row["seed"]]
+                                                  for row in runs], seed)} for mode, runs in found.items()}
 
 
 def agreement(live: list[tuple[dict, dict[str, float]]], replayed: list[tuple[dict, dict[str, float]]], seed: int) -> dict:
@@ -413,14 +479,17 @@ def main() -> None:
     parser.add_argument("--live", type=Path, default=Path("results/live.jsonl"))
     parser.add_argument("--report", type=Path, default=Path("results/acceptance.json"))
     parser.add_argument("--seeds", type=int, default=5, help="live: runs per prompt and draft (default 5)")
+    parser.add_argument("--per-type", type=int, metavar="N",
+                        help="N prompts of each domain and query type, drawn by --seed (default: all)")
+    parser.add_argument("--no-baseline", action="store_true", help="live: skip the plain verifier, which the speed-up needs")
     parser.add_argument("--batch-size", type=int, default=32, help="complete: prompts per batch (default 32)")
     add_sampling_arguments(parser)
     add_model_arguments(parser)
     args = parser.parse_args()
     if args.temperature == 0:
         raise Problem("--temperature must be above 0: greedy decoding draws from no distribution that could be compared.")
-    if min(args.seeds, args.batch_size) < 1:
-        raise Problem("--seeds and --batch-size must be at least 1.")
+    if min(args.seeds, args.batch_size, 1 if args.per_type is None else args.per_type) < 1:
+        raise Problem("--seeds, --batch-size and --per-type must be at least 1.")
     named_drafts(args), read_settings(args)
     for file in (args.completions, args.paired, args.live):
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from jsonl import read_jsonl, write_whole
-from plot_results import FIGURES, by_query_type, interval, load, span
+from plot_results import FIGURES, by_query_type, interval, load, span, trained_again
 from terminal import Problem, run, say
 
 
@@ -88,15 +88,18 @@ def first_run() -> str:
             "was mended and everything measured anew.")
 
 
+FIGURE_NAMES = {"acceptance_rate": "accepted/drafted", "expected_acceptance": "Σ min(p, q)",
+                "block_efficiency": "tokens per pass", "tokens_per_second": "tokens/s"}
 CHANGES = ["prompts", "draft", "n", "base", "tuned", "change", "95% interval", "rose on"]
 
 
-def changes(groups: dict, names: Iterable[str]) -> list[list[str]]:
-    """A row of CHANGES for every group in `names` and every tuned draft."""
+def changes(groups: dict, names: Iterable[str], drafts: Iterable[str] | None = None) -> list[list[str]]:
+    """A row of CHANGES for every group in `names` and every draft of `drafts`, or else every one not trained again."""
     rows = []
     for name in names:
         group = groups[name]
-        for draft, change in group["changes"].items():
+        for draft in drafts or [draft for draft in group["changes"] if not trained_again(draft)]:
+            change = group["changes"][draft]
             rows.append([name, draft, str(group["prompts"]), f"{group['means']['base']:.4f}", f"{group['means'][draft]:.4f}",
                          f"{change['mean']:+.4f}", interval(change), f"{change['rose']}/{group['prompts']}"])
     return rows
@@ -110,12 +113,11 @@ def paired() -> str:
 def replayed() -> str:
     """The seed's α and the block efficiency at the report's K, and the latter at every K, from the stored answers."""
     result = load("results/acceptance.json")
-    names = {"acceptance_rate": "accepted/drafted", "block_efficiency": "tokens per pass"}
     domains = [name for name in ("at", "general") if name in result["paired"]]
-    rows = [[names[figure], *row] for figure, groups in result["replayed"].items() for row in changes(groups, domains)]
+    rows = [[FIGURE_NAMES[figure], *row] for figure, groups in result["replayed"].items() for row in changes(groups, domains)]
     by_k = result["replayed_by_k"]
     lines = [[f"{domain}, {draft}", *(f"{means[domain][draft]:.2f}" for means in by_k.values())]
-             for domain in domains for draft in by_k["1"][domain]]
+             for domain in domains for draft in by_k["1"][domain] if not trained_again(draft)]
     return (f"{table(['figure', *CHANGES], rows)}\n\nTokens per verifier pass by K, from the same answers:\n\n"
             f"{table(['prompts, draft', *(f'K = {k}' for k in by_k)], lines)}\n\n{hardware(result)}")
 
@@ -146,7 +148,18 @@ def seed_prompts() -> str:
         tables.append(table(header, [*rows, ["Average", "", *with_change(means), ""]]))
     runs = next(iter(ours.values()))["base"]["runs"]
     runs = "one run each" if runs == 1 else f"means over {runs} seeds"
-    return (f"In the domain:\n\n{tables[0]}\n\nOut of it:\n\n{tables[1]}\n\nOurs: {runs}. {hardware(result)}")
+    return f"In the domain:\n\n{tables[0]}\n\nOut of it:\n\n{tables[1]}\n\nOurs: {runs}. {hardware(result)}"
+
+
+def noise() -> str:
+    result = live_report()
+    found, effect = result["noise"], result["replayed"]["acceptance_rate"]["at"]["changes"]["dpo"]["mean"]
+    return (f"Between seeds, α of one prompt has a standard deviation of {found['run']:.3f} ({found['runs']} runs of "
+            f"{found['prompts']} prompts), so the difference of two single runs has {found['difference']:.3f}. The study's Δα "
+            f"over its ten AT prompts has {found['published']:.3f}: on our pair, noise alone would give as much. To find a "
+            f"change of {effect:+.4f}, which the next section measures, in four of five such experiments takes "
+            f"{found['prompts_needed']} prompts or more. Each seed alone is the study's whole experiment; ours gave, over its "
+            f"ten AT prompts, mean Δα of {', '.join(f'{change:+.3f}' for change in found['by_seed'].values())}.")
 
 
 def with_change(values: list[float]) -> list[str]:
@@ -175,6 +188,25 @@ def seed_conditions() -> str:
     return f"{table(header, rows)}\n\n{hardware(result)}"
 
 
+def trainings() -> str:
+    """DPO trained anew with other seeds: how much of the change is the training's own chance."""
+    result = load("results/acceptance.json")["paired"]
+    drafts = [draft for draft in result["at"]["changes"] if draft == "dpo" or draft.startswith("dpo-seed")]
+    means = {name: [result[name]["changes"][draft]["mean"] for draft in drafts] for name in ("at", "general")}
+    spread = "; ".join(f"{name} {max(found) - min(found):.4f}" for name, found in means.items())
+    return (f"{table(CHANGES, changes(result, means, drafts))}\n\nLargest minus smallest change over {len(drafts)} trainings: "
+            f"{spread}. {hardware(load('results/acceptance.json'))}")
+
+
+def live() -> str:
+    """What users see, the seed's prompts and a subset of the large sets: the same changes with all their noise."""
+    result = live_report()
+    rows = [[label, *row] for figure, label in FIGURE_NAMES.items()
+            for row in changes(result["live"][figure], [name for name in ("seed at", "at", "general")
+                                                        if name in result["live"][figure]])]
+    return f"{table(['figure', *CHANGES], rows)}\n\n{hardware(result)}"
+
+
 def agreement() -> str:
     found = live_report()["agreement"]
     return "; ".join(f"{draft}: live − replayed = {span(change)} over {change['prompts']} prompts"
@@ -182,17 +214,13 @@ def agreement() -> str:
 
 
 def live_speed() -> str:
-    """The seed's secondary metric: means over its twelve prompts of the live runs."""
+    """The seed's secondary metric: the live runs of its twelve prompts that stand beside one of the plain verifier."""
     result = live_report()
-    rows = []
-    for mode in ("verifier", "base", "dpo"):
-        found = [row["modes"][mode] for row in result["live_by_prompt"]]
-        speeds = [row["modes"][mode]["tokens_per_second"]["mean"] / row["modes"]["verifier"]["tokens_per_second"]["mean"]
-                  for row in result["live_by_prompt"]]
-        rows.append([mode, str(sum(figures["runs"] for figures in found)), *(
-            f"{sum(figures[key]['mean'] for figures in found) / len(found):.2f}"
-            for key in ("seconds", "tokens_per_second", "block_efficiency")), f"{sum(speeds) / len(speeds):.2f}"])
-    header = ["draft", "runs", "seconds an answer", "tokens/s", "tokens per pass", "× plain verifier"]
+    rows = [[mode, str(found["runs"]), *(f"{found[key]:.2f}" for key in ("seconds", "tokens_per_second", "block_efficiency")),
+             f"{found['speedup']['mean']:.2f}", "–" if mode == "verifier" else
+             " to ".join(f"{bound:.2f}" for bound in found["speedup"]["interval"])]
+            for mode, found in result["live_speed"].items()]
+    header = ["draft", "runs", "seconds an answer", "tokens/s", "tokens per pass", "× plain verifier", "95% interval"]
     unlike = ("The tuned draft's adapter is attached beside 4-bit weights and does more work per token than the base draft: "
               "compare their acceptance, not their seconds. " if "attached" in result["adapter_states"].values() else "")
     return f"{table(header, rows)}\n\n{unlike}{hardware(result)}"
@@ -294,8 +322,8 @@ def review() -> str:
 OUTPUTS = ("data_generation", "clean_dataset", "check_dataset", "check_vocab_compatibility", "preprocess_and_load_dataset",
            "train_dpo")
 PARTS = {"README.md": {**{write.__name__: write for write in (
-                           claim, demo, seed_prompts, seed_conditions, first_run, paired, replayed, agreement, training,
-                           exactness, live_speed, benchmark)},
+                           claim, demo, seed_prompts, noise, seed_conditions, first_run, paired, trainings, replayed, live,
+                           agreement, training, exactness, live_speed, benchmark)},
                        **{f"figure {name}": partial(figure, name) for name in FIGURES},
                        **{f"output {name}": partial(output, name) for name in OUTPUTS}},
          "DATASET_CARD.md": {"dataset": dataset, "review": review}}

@@ -1,8 +1,10 @@
 """The two ways to measure agree where they must, the statistics are those of a textbook, and the documents agree with
 the files behind them."""
 
+import argparse
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -117,11 +119,16 @@ def test_the_steps_resume_and_report(cli, tiny, tmp_path):
         assert cli(evaluate_acceptance, step, *options)[0] == 0
         assert "already" in cli(evaluate_acceptance, step, *options)[2]
     assert len(list(read_jsonl(tmp_path / "l.jsonl"))) == 4 * (1 + 2), "the verifier once, base at two seeds"
+    other = ["--live", tmp_path / "one.jsonl", "--per-type", 1, "--no-baseline"]
+    assert cli(evaluate_acceptance, "live", *options, *other)[0] == 0
+    assert [(row["mode"], row["seed"]) for row in read_jsonl(tmp_path / "one.jsonl")] == [("base", 42), ("base", 43)]
     assert cli(evaluate_acceptance, "report", *options)[0] == 0
     report = json.loads((tmp_path / "a.json").read_text())
     assert report["paired"]["at"]["prompts"] == 4 and 0 < report["paired"]["at"]["means"]["base"] < 1
     assert report["live"]["acceptance_rate"]["at"]["prompts"] == 4
     assert report["agreement"]["base"]["prompts"] == 4
+    speeds = report["live_speed"]
+    assert speeds["base"]["runs"] == 4 and speeds["verifier"]["speedup"]["mean"] == 1, "at the first seed alone"
     rates = [report["replayed_by_k"][str(k)]["at"]["base"] for k in range(1, 9)]
     assert rates == sorted(rates) and 1 < rates[0] < 2, "more drafts, more tokens per verifier pass"
 
@@ -135,6 +142,7 @@ def test_missing_step_is_one_line(cli, tmp_path):
 BAD_INPUT = [
     (["paired", "--temperature", "0"], "--temperature must be above 0"),
     (["live", "--seeds", "0"], "--seeds"),
+    (["live", "--per-type", "0"], "--per-type"),
     (["live", "--k", "0"], "--k must be at least 1"),
     (["paired", "--drafts", "dpo=final_adapter"], "--drafts"),
     (["paired", "--drafts", "base", "dpo"], "--drafts"),
@@ -198,6 +206,30 @@ def test_groups_and_paired_changes():
     assert groups["at"]["changes"]["dpo"]["mean"] == pytest.approx(0.0)
     assert groups["at: technical"]["means"] == {"base": 0.5, "dpo": 0.6}
     assert groups["seed at"]["prompts"] == 1 and groups["at"]["changes"]["dpo"]["rose"] == 1
+
+
+def test_noise_of_one_run():
+    """Seeds that differ by 0.2 have a variance of 0.02; seeds that agree have none. Other prompts do not count."""
+    def row(prompt, mode, seed, rate, source="seed"):
+        return {"prompt": prompt, "mode": mode, "seed": seed, "acceptance_rate": rate, "source": source, "domain": "at",
+                "published": {"base": 0.5, "dpo": 0.6 if prompt == "a" else 0.4}}
+
+    rows = [row("a", "base", 0, 0.4), row("a", "base", 1, 0.6), row("b", "base", 0, 0.5), row("b", "base", 1, 0.5),
+            row("a", "dpo", 0, 0.5), row("a", "dpo", 1, 0.3), row("b", "dpo", 0, 0.4), row("b", "dpo", 1, 0.4),
+            row("c", "base", 0, 0.0, "written"), row("a", "verifier", 0, None)]
+    found = evaluate_acceptance.noise_of_one_run(rows, {"at": {"changes": {"dpo": {"mean": -0.1}}}})
+    assert (found["prompts"], found["runs"], found["run"]) == (2, 8, pytest.approx(0.1))
+    assert found["difference"] == pytest.approx(0.02**0.5) and found["published"] == pytest.approx(0.02**0.5)
+    assert found["by_seed"] == pytest.approx({0: 0.0, 1: -0.2})
+    assert found["prompts_needed"] == 16, "(1.960 + 0.842)² · 0.02 / 0.01 = 15.7"
+
+
+def test_per_type_draws_from_every_group():
+    """The same prompts at every call: a subset that changed between runs could not be resumed."""
+    args = argparse.Namespace(prompts=[ROOT / "prompts/at.jsonl", ROOT / "prompts/general.jsonl"], per_type=6, seed=42)
+    rows = evaluate_acceptance.chosen_prompts(args)
+    assert rows == evaluate_acceptance.chosen_prompts(args) and len({row["prompt"] for row in rows}) == 48
+    assert set(Counter((row["domain"], row["query_type"]) for row in rows).values()) == {6}
 
 
 def test_predicted_speedup():
