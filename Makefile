@@ -17,12 +17,12 @@ results: $(VENV)/ready
 	$(RUN) plot_results.py
 	$(RUN) fill_readme.py
 
-# What those files hold, measured: two hours on two cores. Each step resumes, so remove or move results/*.jsonl to measure
-# anew; run nothing beside it, for it takes times.
+# What those files hold, measured: two hours on two cores. Each step resumes: move completions.jsonl, paired.jsonl and
+# live.jsonl out of results/ to measure anew; run nothing beside it, for it takes times.
 evaluate: $(VENV)/ready
 	$(RUN) evaluate_acceptance.py complete
 	$(RUN) evaluate_acceptance.py paired --drafts base dpo=final_adapter sft=controls/sft balanced=controls/balanced \
-	  dpo-seed43=controls/dpo-seed43
+	  dpo-seed43=controls/dpo-seed43 sft-seed43=controls/sft-seed43
 	$(RUN) evaluate_acceptance.py live --prompts prompts/seed.jsonl
 	$(RUN) evaluate_acceptance.py live --prompts prompts/at.jsonl prompts/general.jsonl --per-type 6 --seeds 1 --no-baseline
 	$(RUN) evaluate_acceptance.py report
@@ -41,12 +41,13 @@ outputs: $(VENV)/ready
 	$(RUN) test_trained_model.py --samples 3 --max-new-tokens 120 --json results/trained_model.json
 	$(RUN) check_exactness.py --samples 150 --json results/exactness.json
 
-# The adapters that it compares: the paper's, two controls of the same budget, and the paper's with another seed.
+# The adapters that it compares: the paper's, two controls of the same budget, and two with another seed.
 adapters: $(VENV)/ready
 	$(RUN) train_dpo.py
 	$(RUN) train_dpo.py --loss sft --output-dir controls/sft
 	$(RUN) train_dpo.py --balance query_type --max-steps 118 --output-dir controls/balanced
 	$(RUN) train_dpo.py --seed 43 --output-dir controls/dpo-seed43
+	$(RUN) train_dpo.py --seed 43 --loss sft --output-dir controls/sft-seed43
 
 $(VENV)/ready: requirements.txt
 	$(PYTHON) -m venv $(VENV)

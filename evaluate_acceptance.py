@@ -5,7 +5,7 @@ AT prompts than the base draft, so acceptance rises. Null: the mean paired diffe
 The test that decides, fixed before any tuned draft was measured: on the 120 AT prompts of prompts/at.jsonl, `paired`,
 the mean over prompts of (tuned − base) per-prompt mean Σ_x min(p, q); the null is rejected if the two-sided 95%
 percentile bootstrap interval over prompts excludes 0. Everything else (query types, general prompts, controls) is
-exploratory: some thirty more intervals at 95% each, of which one or two exclude 0 by chance alone.
+exploratory: many more intervals at 95% each, of which one in twenty excludes 0 by chance alone.
 The test was run twice. The first time the adapter was merged by rounding to the nearest bf16, which loses part of it
 (results/acceptance_nearest.json); models.round_stochastically ended that, and everything was measured anew.
 
@@ -20,7 +20,7 @@ The test was run twice. The first time the adapter was merged by rounding to the
 Every step appends a row per prompt or run and resumes where it was stopped. `live` measures time: run it alone.
 
     python evaluate_acceptance.py complete
-    python evaluate_acceptance.py paired --drafts base dpo=final_adapter sft=controls/sft balanced=controls/balanced
+    python evaluate_acceptance.py paired --drafts base dpo=final_adapter sft=controls/sft
     python evaluate_acceptance.py live --prompts prompts/seed.jsonl
     python evaluate_acceptance.py live --prompts prompts/at.jsonl prompts/general.jsonl --per-type 6 --seeds 1 --no-baseline
     python evaluate_acceptance.py report
@@ -277,14 +277,15 @@ def live(args: argparse.Namespace) -> None:
 
 def report(args: argparse.Namespace) -> None:
     """Writes the statistics of `paired`, and of `live` where it was run, to results/acceptance.json."""
-    measured = joined(measured_rows(args.paired, PAIRED_KEYS))
+    rows = measured_rows(args.paired, PAIRED_KEYS)
+    commits, measured = sorted({str(row["commit"]) for row in rows}), joined(rows)
     if not measured:
         raise Problem(f"no rows in {args.paired}. Run the step that writes it first; see --help.")
     settings = Settings(k=args.k, max_new_tokens=measured[0]["conditions"]["max_new_tokens"])
     replays = {k: [(row, {name: _replay(kept, k, settings) for name, kept in row["kept"].items()}) for row in measured]
                for k in range(1, max(LONGEST_K, settings.k) + 1)}
     result = {"settings": {**measured[0]["conditions"], "k": settings.k, "seed": args.seed, "resamples": RESAMPLES},
-              "adapters": measured[0]["adapters"], "commits": {"paired": sorted({str(row["commit"]) for row in measured})},
+              "adapters": measured[0]["adapters"], "commits": {"paired": commits},
               "paired": compare_drafts([(row, row["overlap"]) for row in measured], args.seed),
               "replayed": {figure: compare_drafts(_pick(replays[settings.k], figure), args.seed)
                            for figure in ("acceptance_rate", "block_efficiency")},
@@ -295,9 +296,10 @@ def report(args: argparse.Namespace) -> None:
         result["commits"]["live"] = sorted({str(row["commit"]) for row in rows})
         result["adapter_states"] = {row["mode"]: row["adapter"] for row in rows}
         result["live"] = {figure: compare_drafts(_live_values(rows, figure), args.seed) for figure in (
-            "acceptance_rate", "expected_acceptance", "block_efficiency", "tokens_per_second", "seconds")}
+            "acceptance_rate", "expected_acceptance", "block_efficiency", "tokens_per_second")}
         result["live_by_prompt"] = by_prompt(rows)
-        result["noise"] = noise_of_one_run(rows, result["replayed"]["acceptance_rate"])
+        if change := result["replayed"]["acceptance_rate"].get("at", {"changes": {}})["changes"].get("dpo"):
+            result["noise"] = noise_of_one_run(rows, change["mean"])
         result["live_speed"] = beside_the_verifier(rows, args.seed)
         result["agreement"] = agreement(_live_values(rows, "acceptance_rate"),
                                         _pick(replays[settings.k], "acceptance_rate"), args.seed)
@@ -337,82 +339,87 @@ def _live_values(rows: list[dict], figure: str) -> list[tuple[dict, dict[str, fl
 
 
 def by_prompt(rows: list[dict]) -> list[dict]:
-    """The seed's tables: per prompt and draft, mean and standard deviation over the seeds of what it reports."""
+    """The seed's tables: per prompt of its own and draft, mean and standard deviation of accepted/drafted over the seeds."""
     import statistics
 
-    prompts: dict[str, dict[str, list[dict]]] = {}
+    prompts: dict[str, dict[str, list[float]]] = {}
     for row in rows:
-        if row["source"] == "seed":
-            prompts.setdefault(row["prompt"], {}).setdefault(row["mode"], []).append(row)
-    figures = ("acceptance_rate", "expected_acceptance", "block_efficiency", "tokens_per_second", "seconds")
-    return [{"prompt": prompt,
-             "modes": {mode: {"runs": len(runs), **{figure: {
-                 "mean": statistics.mean(found), "sd": statistics.stdev(found) if len(found) > 1 else None}
-                 for figure in figures if (found := [run[figure] for run in runs if run[figure] is not None])}}
-                 for mode, runs in modes.items()}} for prompt, modes in prompts.items()]
+        if row["source"] == "seed" and row["acceptance_rate"] is not None:
+            prompts.setdefault(row["prompt"], {}).setdefault(row["mode"], []).append(row["acceptance_rate"])
+    return [{"prompt": prompt, "drafts": {name: {
+        "runs": len(rates), "mean": statistics.mean(rates), "sd": statistics.stdev(rates) if len(rates) > 1 else None}
+        for name, rates in drafts.items()}} for prompt, drafts in prompts.items()]
 
 
-def noise_of_one_run(rows: list[dict], replayed: dict) -> dict:
-    """How much accepted/drafted of one prompt differs between runs that differ in their seed alone.
+def noise_of_one_run(rows: list[dict], effect: float) -> dict | None:
+    """What chance alone does to the seed's first table, its AT prompts run once with either draft; None before two seeds.
 
-    `run` is the standard deviation of one run, pooled over prompts and drafts (the square root of the mean variance);
-    `difference` that of one tuned run minus one base run, which is all that noise adds to a Δα of the seed's table;
-    `published` the standard deviation of the seed's own Δα over its AT prompts, each run once; `prompts_needed` how
-    many prompts, run once with either draft, find dpo's `replayed` change on AT prompts in four of five experiments
-    (n = (z₀.₉₇₅ + z₀.₈)² σ² / Δ², the normal approximation; what differs between the prompts themselves is left out);
-    `by_seed` the seed's whole experiment once per seed: the mean Δα over its AT prompts.
+    `run` is the standard deviation of one run's accepted/drafted between seeds, `difference` that of dpo − base at one
+    seed, both pooled over the prompts (the square root of the mean variance); `by_seed` the seed's whole experiment once
+    per seed, the mean Δα over the prompts. `prompts_needed` is how many prompts find a change of `effect` at 5% in four
+    of five such experiments: n = (z₀.₉₇₅ + z₀.₈)² σ² / Δ², normal approximation, σ of `difference`.
     """
     import math
     import statistics
 
-    found: dict[tuple[str, str], list[float]] = {}
-    published: dict[str, float] = {}
-    of_seed: dict[int, dict[str, list[float]]] = {}
+    rates: dict[str, dict[str, dict[int, float]]] = {}
     for row in rows:
-        if row["source"] == "seed" and row["mode"] in ("base", "dpo") and row["acceptance_rate"] is not None:
-            found.setdefault((row["prompt"], row["mode"]), []).append(row["acceptance_rate"])
-            if row["domain"] == "at":
-                published[row["prompt"]] = row["published"]["dpo"] - row["published"]["base"]
-                of_seed.setdefault(row["seed"], {}).setdefault(row["mode"], []).append(row["acceptance_rate"])
-    variances = [statistics.variance(rates) for rates in found.values() if len(rates) > 1]
-    run = statistics.mean(variances) ** 0.5 if variances else None
-    effect = replayed.get("at", {"changes": {}})["changes"].get("dpo", {"mean": 0})["mean"]
+        if (row["source"], row["domain"]) == ("seed", "at") and row["acceptance_rate"] is not None:
+            drafts = rates.setdefault(row["prompt"], {"base": {}, "dpo": {}})
+            drafts.setdefault(row["mode"], {})[row["seed"]] = row["acceptance_rate"]
+    whole = [drafts["base"].keys() & drafts["dpo"].keys() for drafts in rates.values()]
+    seeds = sorted(set.intersection(*whole)) if whole else []
+    if len(seeds) < 2:
+        return None
+    changes = [[drafts["dpo"][seed] - drafts["base"][seed] for seed in seeds] for drafts in rates.values()]
+    runs = [[drafts[name][seed] for seed in seeds] for drafts in rates.values() for name in ("base", "dpo")]
+    run, difference = (statistics.mean(map(statistics.variance, found)) ** 0.5 for found in (runs, changes))
     z = sum(statistics.NormalDist().inv_cdf(share) for share in (0.975, 0.8))
-    return {"prompts": len({prompt for prompt, _ in found}), "runs": sum(map(len, found.values())), "run": run,
-            "difference": run and run * 2**0.5,
-            "published": statistics.stdev(published.values()) if len(published) > 1 else None,
-            "by_seed": {seed: statistics.mean(rates["dpo"]) - statistics.mean(rates["base"])
-                        for seed, rates in of_seed.items() if len(rates) == 2},
-            "prompts_needed": math.ceil(2 * (z * run / effect) ** 2) if run and effect else None}
+    return {"prompts": len(rates), "seeds": len(seeds), "run": run, "difference": difference, "effect": effect,
+            "by_seed": dict(zip(seeds, map(statistics.mean, zip(*changes, strict=True)), strict=True)),
+            "prompts_needed": math.ceil((z * difference / effect) ** 2)}
 
 
 def beside_the_verifier(rows: list[dict], seed: int) -> dict[str, dict]:
-    """Per draft, the means over the prompts and seeds at which the plain verifier ran too, and the speed-up over it.
+    """Per draft, means over the seed's prompts at the seeds at which the plain verifier ran too, and the speed-up over it.
 
     Other runs may be of another sitting, and a shared machine is not equally fast in both.
     """
-    plain = {(row["prompt"], row["seed"]): row["tokens_per_second"] for row in rows if row["mode"] == "verifier"}
+    import statistics
+
+    own = [row for row in rows if row["source"] == "seed" and row["tokens_per_second"]]
+    plain = {(row["prompt"], row["seed"]): row["tokens_per_second"] for row in own if row["mode"] == "verifier"}
     found: dict[str, list[dict]] = {}
-    for row in rows:
+    for row in own:
         if (row["prompt"], row["seed"]) in plain:
             found.setdefault(row["mode"], []).append(row)
-    return {mode: {"runs": len(runs), **{figure: sum(row[figure] for row in runs) / len(runs)
-                                         for figure in ("seconds", "tokens_per_second", "block_efficiency")},
-                   "speedup": mean_with_interval([row["tokens_per_second"] / plain[row["prompt"], row["seed"]]
-                                                  for row in runs], seed)} for mode, runs in found.items()}
+    result = {}
+    for mode, runs in found.items():
+        ratios: dict[str, list[float]] = {}
+        for row in runs:
+            ratios.setdefault(row["prompt"], []).append(row["tokens_per_second"] / plain[row["prompt"], row["seed"]])
+        speedup = mean_with_interval([statistics.mean(of_prompt) for of_prompt in ratios.values()], seed)
+        result[mode] = {"runs": len(runs), **{figure: statistics.mean(row[figure] for row in runs) for figure in (
+            "tokens", "seconds", "tokens_per_second", "block_efficiency")},
+            "speedup": {key: speedup[key] for key in ("mean", "interval")}}
+    return result
 
 
 def agreement(live: list[tuple[dict, dict[str, float]]], replayed: list[tuple[dict, dict[str, float]]], seed: int) -> dict:
-    """Per draft, live minus replayed accepted/drafted on the prompts that have both: the interval should hold 0.
+    """Live minus replayed accepted/drafted on the prompts that have both: the interval should hold 0.
 
-    The texts differ (the verifier was sampled anew), so the difference carries their noise and that of acceptance.
+    For every draft, and for every change against base. The texts differ (the verifier was sampled anew), so the
+    difference carries their noise and that of acceptance.
     """
     expected = {row["prompt"]: drafts for row, drafts in replayed}
     differences: dict[str, list[float]] = {}
     for row, drafts in live:
-        for name, value in drafts.items():
-            if name in expected.get(row["prompt"], {}):
-                differences.setdefault(name, []).append(value - expected[row["prompt"]][name])
+        known = expected.get(row["prompt"], {})
+        gaps = {name: value - known[name] for name, value in drafts.items() if name in known}
+        for name, gap in gaps.items():
+            differences.setdefault(name, []).append(gap)
+            if name != "base" and "base" in gaps:
+                differences.setdefault(f"{name} − base", []).append(gap - gaps["base"])
     return {name: {"prompts": len(found), **mean_with_interval(found, seed)} for name, found in differences.items()}
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import statistics
 from collections import Counter
 from collections.abc import Iterable
 from functools import partial
@@ -27,12 +28,12 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def hardware(result: dict) -> str:
-    """The machine and the code behind a result, in one line."""
+def hardware(result: dict, step: str | None = None) -> str:
+    """The machine and the code behind a result, or behind one `step` of evaluate_acceptance.py, in one line."""
     about = result["environment"]
     name = about["gpu"]["name"] if about["gpu"] else f"{about['cores']} cores of an {about['processor']} processor"
     packages = about["packages"]
-    commits = sorted({commit for found in result.get("commits", {}).values() for commit in found}) or [about["commit"]]
+    commits = result["commits"][step] if step else [about["commit"]]
     return (f"Measured on {name}, torch {packages['torch']}, transformers {packages['transformers']}, "
             f"commit {', '.join((commit or 'unknown')[:8] for commit in commits)}.")
 
@@ -60,7 +61,7 @@ def demo() -> str:
     rows = [[run["mode"], str(run["tokens"]), f"{run['seconds']:.1f}", f"{run['tokens_per_second']:.2f}",
              f"{run['speedup']:.2f}×", f"{run['block_efficiency']:.2f}", percent(run["acceptance_rate"]),
              percent(run["expected_acceptance"])] for run in result["runs"]]
-    header = ["draft", "tokens", "seconds", "tokens/s", "speed-up", "tokens per block", "accepted/drafted", "mean Σ min(p, q)"]
+    header = ["draft", "tokens", "seconds", "tokens/s", "speed-up", "tokens per pass", "accepted/drafted", "mean Σ min(p, q)"]
     return f"{table(header, rows)}\n\nOne prompt, one seed: an example, not a finding. {hardware(result)}"
 
 
@@ -72,8 +73,13 @@ def claim() -> str:
     verdict = "raised" if low > 0 else "lowered" if high < 0 else "did not measurably change"
     beside = [f"{sentence} {span(result[name]['changes'][draft])}" for sentence, name, draft in (
         ("DPO on general prompts", "general", "dpo"), ("supervised fine-tuning on the chosen answers alone", "at", "sft"),
-        ("DPO balanced by query type", "at", "balanced")) if draft in result.get(name, {"changes": {}})["changes"]]
+        ("DPO balanced by query type", "at", "balanced"),
+        ("DPO trained anew with another seed", "at", "dpo-seed43")) if draft in result.get(name, {"changes": {}})["changes"]]
     beside = f" Beside it, exploratory: {'; '.join(beside)}." if beside else ""
+    speed = load("results/acceptance.json").get("live", {}).get("tokens_per_second", {}).get("at", {"changes": {}})
+    if "dpo" in speed["changes"]:
+        beside += (f" Live, on {speed['prompts']} of these prompts, the base draft's {speed['means']['base']:.1f} tokens/s "
+                   f"changed by {span(speed['changes']['dpo'], 2)}.")
     return (f"**On {group['prompts']} assistive-technology prompts, DPO {verdict} the acceptance probability of the draft: "
             f"mean Σ min(p, q) went from {group['means']['base']:.4f} to {group['means']['dpo']:.4f}, a paired change of "
             f"{change['mean']:+.4f} (95% bootstrap interval over prompts {low:+.4f} to {high:+.4f}); it rose on "
@@ -98,7 +104,7 @@ def changes(groups: dict, names: Iterable[str], drafts: Iterable[str] | None = N
     rows = []
     for name in names:
         group = groups[name]
-        for draft in drafts or [draft for draft in group["changes"] if not trained_again(draft)]:
+        for draft in drafts if drafts is not None else [draft for draft in group["changes"] if not trained_again(draft)]:
             change = group["changes"][draft]
             rows.append([name, draft, str(group["prompts"]), f"{group['means']['base']:.4f}", f"{group['means'][draft]:.4f}",
                          f"{change['mean']:+.4f}", interval(change), f"{change['rose']}/{group['prompts']}"])
@@ -107,7 +113,7 @@ def changes(groups: dict, names: Iterable[str], drafts: Iterable[str] | None = N
 
 def paired() -> str:
     result = load("results/acceptance.json")
-    return f"{table(CHANGES, changes(result['paired'], by_query_type(result['paired'])))}\n\n{hardware(result)}"
+    return f"{table(CHANGES, changes(result['paired'], by_query_type(result['paired'])))}\n\n{hardware(result, 'paired')}"
 
 
 def replayed() -> str:
@@ -119,47 +125,56 @@ def replayed() -> str:
     lines = [[f"{domain}, {draft}", *(f"{means[domain][draft]:.2f}" for means in by_k.values())]
              for domain in domains for draft in by_k["1"][domain] if not trained_again(draft)]
     return (f"{table(['figure', *CHANGES], rows)}\n\nTokens per verifier pass by K, from the same answers:\n\n"
-            f"{table(['prompts, draft', *(f'K = {k}' for k in by_k)], lines)}\n\n{hardware(result)}")
+            f"{table(['prompts, draft', *(f'K = {k}' for k in by_k)], lines)}\n\n{hardware(result, 'paired')}")
 
 
-def live_report() -> dict:
-    """The report, if `live` was run before it."""
+def live_report(key: str = "live") -> dict:
+    """The report, if it has what `live` must have been run for."""
     result = load("results/acceptance.json")
-    if "live" not in result:
+    if not result.get(key):
         raise FileNotFoundError(2, "not measured", "results/live.jsonl")
     return result
 
 
+def seed_report() -> tuple[dict, list[dict], dict[str, dict]]:
+    """(report, the seed's prompts, prompt → draft → our live runs), if every one of them was run with both drafts."""
+    result, prompts = live_report("live_by_prompt"), list(read_jsonl("prompts/seed.jsonl"))
+    ours = {row["prompt"]: row["drafts"] for row in result["live_by_prompt"]}
+    if any(not {"base", "dpo"} <= ours.get(prompt["prompt"], {}).keys() for prompt in prompts):
+        raise FileNotFoundError(2, "not measured whole", "results/live.jsonl")
+    return result, prompts, ours
+
+
 def seed_prompts() -> str:
     """The seed's first two tables, its published values beside ours."""
-    result = live_report()
-    ours = {row["prompt"]: row["modes"] for row in result["live_by_prompt"]}
-    prompts = list(read_jsonl("prompts/seed.jsonl"))
+    result, prompts, ours = seed_report()
     header = ["Prompt", "Query type", "paper: Base α", "DPO α", "Δα", "ours: Base α", "DPO α", "Δα", "sd of one base run"]
     tables = []
     for domain in ("at", "general"):
         rows, columns = [], []
         for prompt in (prompt for prompt in prompts if prompt["domain"] == domain):
-            base, dpo = (ours[prompt["prompt"]][mode]["acceptance_rate"] for mode in ("base", "dpo"))
+            base, dpo = (ours[prompt["prompt"]][draft] for draft in ("base", "dpo"))
             columns.append([*prompt["published"].values(), base["mean"], dpo["mean"]])
             rows.append([prompt["short"], prompt["query_type"], *with_change(columns[-1]),
                          "–" if base["sd"] is None else f"{base['sd']:.3f}"])
         means = [sum(column) / len(column) for column in zip(*columns, strict=True)]
         tables.append(table(header, [*rows, ["Average", "", *with_change(means), ""]]))
-    runs = next(iter(ours.values()))["base"]["runs"]
-    runs = "one run each" if runs == 1 else f"means over {runs} seeds"
-    return f"In the domain:\n\n{tables[0]}\n\nOut of it:\n\n{tables[1]}\n\nOurs: {runs}. {hardware(result)}"
+    runs = sorted({draft["runs"] for drafts in ours.values() for draft in drafts.values()})
+    return (f"In the domain:\n\n{tables[0]}\n\nOut of it:\n\n{tables[1]}\n\nOurs: means over "
+            f"{' to '.join(map(str, runs))} seeds. {hardware(result, 'live')}")
 
 
 def noise() -> str:
-    result = live_report()
-    found, effect = result["noise"], result["replayed"]["acceptance_rate"]["at"]["changes"]["dpo"]["mean"]
-    return (f"Between seeds, α of one prompt has a standard deviation of {found['run']:.3f} ({found['runs']} runs of "
-            f"{found['prompts']} prompts), so the difference of two single runs has {found['difference']:.3f}. The study's Δα "
-            f"over its ten AT prompts has {found['published']:.3f}: on our pair, noise alone would give as much. To find a "
-            f"change of {effect:+.4f}, which the next section measures, in four of five such experiments takes "
-            f"{found['prompts_needed']} prompts or more. Each seed alone is the study's whole experiment; ours gave, over its "
-            f"ten AT prompts, mean Δα of {', '.join(f'{change:+.3f}' for change in found['by_seed'].values())}.")
+    """What chance alone does to the seed's first table."""
+    found = live_report("noise")["noise"]
+    published = [prompt["published"]["dpo"] - prompt["published"]["base"] for prompt in read_jsonl("prompts/seed.jsonl")
+                 if prompt["domain"] == "at"]
+    return (f"α of one prompt has a standard deviation of {found['run']:.3f} between seeds, and its change from base to dpo at "
+            f"one seed {found['difference']:.3f} ({found['prompts']} AT prompts, {found['seeds']} seeds). The study's Δα over "
+            f"its ten AT prompts has {statistics.stdev(published):.3f}: on our pair, noise alone gives nearly as much. Each "
+            f"seed alone is the study's whole experiment; ours gave a mean Δα of "
+            f"{', '.join(f'{change:+.3f}' for change in found['by_seed'].values())}. To find the {found['effect']:+.4f} that "
+            f"the next section measures in four of five such experiments takes about {found['prompts_needed']} prompts.")
 
 
 def with_change(values: list[float]) -> list[str]:
@@ -170,11 +185,11 @@ def with_change(values: list[float]) -> list[str]:
 
 def seed_conditions() -> str:
     """The seed's third table: as printed, as its own rows give it, ours on its prompts, ours on the large sets."""
-    result = live_report()
+    result, prompts, _ = seed_report()
     printed = {"at": (0.729, 0.748, "+0.019"), "at: recommendation/definitional": (0.676, 0.752, "+0.067"),
                "at: procedural/technical": (0.784, 0.749, "−0.052"),
                "general": (0.933, 0.863, "−0.070")}  # seed 000, third table; two differences are not those of the two means
-    prompts, rows = list(read_jsonl("prompts/seed.jsonl")), []
+    replayed, rows = result["replayed"]["acceptance_rate"], []
     for name, values in printed.items():
         domain, _, types = name.partition(": ")
         own = [prompt["published"]["dpo"] - prompt["published"]["base"] for prompt in prompts
@@ -182,20 +197,20 @@ def seed_conditions() -> str:
         rows.append([name, f"{values[0]:.3f}", f"{values[1]:.3f}", values[2],
                      f"{sum(own) / len(own):+.3f}",
                      span(result["live"]["acceptance_rate"][f"seed {name}"]["changes"]["dpo"], 3),
-                     str(result["paired"][name]["prompts"]), span(result["paired"][name]["changes"]["dpo"])])
+                     str(replayed[name]["prompts"]), span(replayed[name]["changes"]["dpo"], 3)])
     header = ["Condition", "paper: Base α", "DPO α", "Δα, as printed", "Δα, of its rows", "ours, its prompts: Δα",
-              "n, large set", "ours, large set: ΔΣ min(p, q)"]
-    return f"{table(header, rows)}\n\n{hardware(result)}"
+              "n, large set", "ours, large set: Δα, replayed"]
+    return f"{table(header, rows)}\n\n{hardware(result, 'live')}"
 
 
 def trainings() -> str:
-    """DPO trained anew with other seeds: how much of the change is the training's own chance."""
-    result = load("results/acceptance.json")["paired"]
-    drafts = [draft for draft in result["at"]["changes"] if draft == "dpo" or draft.startswith("dpo-seed")]
-    means = {name: [result[name]["changes"][draft]["mean"] for draft in drafts] for name in ("at", "general")}
-    spread = "; ".join(f"{name} {max(found) - min(found):.4f}" for name, found in means.items())
-    return (f"{table(CHANGES, changes(result, means, drafts))}\n\nLargest minus smallest change over {len(drafts)} trainings: "
-            f"{spread}. {hardware(load('results/acceptance.json'))}")
+    """Drafts trained anew with another seed, beside the first: how much of the change is the training's own chance."""
+    result = load("results/acceptance.json")
+    again = {draft.split("-seed")[0] for draft in result["paired"]["at"]["changes"] if trained_again(draft)}
+    drafts = [draft for draft in result["paired"]["at"]["changes"] if draft.split("-seed")[0] in again]
+    if not drafts:
+        raise FileNotFoundError(2, "not measured", "controls/*-seed*")
+    return f"{table(CHANGES, changes(result['paired'], ('at', 'general'), drafts))}\n\n{hardware(result, 'paired')}"
 
 
 def live() -> str:
@@ -204,26 +219,26 @@ def live() -> str:
     rows = [[label, *row] for figure, label in FIGURE_NAMES.items()
             for row in changes(result["live"][figure], [name for name in ("seed at", "at", "general")
                                                         if name in result["live"][figure]])]
-    return f"{table(['figure', *CHANGES], rows)}\n\n{hardware(result)}"
+    return f"{table(['figure', *CHANGES], rows)}\n\n{hardware(result, 'live')}"
 
 
 def agreement() -> str:
     found = live_report()["agreement"]
-    return "; ".join(f"{draft}: live − replayed = {span(change)} over {change['prompts']} prompts"
-                     for draft, change in found.items()) + "."
+    return "live − replayed: " + "; ".join(f"{name} {span(change)} over {change['prompts']} prompts"
+                                           for name, change in found.items()) + "."
 
 
 def live_speed() -> str:
     """The seed's secondary metric: the live runs of its twelve prompts that stand beside one of the plain verifier."""
-    result = live_report()
-    rows = [[mode, str(found["runs"]), *(f"{found[key]:.2f}" for key in ("seconds", "tokens_per_second", "block_efficiency")),
-             f"{found['speedup']['mean']:.2f}", "–" if mode == "verifier" else
-             " to ".join(f"{bound:.2f}" for bound in found["speedup"]["interval"])]
-            for mode, found in result["live_speed"].items()]
-    header = ["draft", "runs", "seconds an answer", "tokens/s", "tokens per pass", "× plain verifier", "95% interval"]
+    result = live_report("live_speed")
+    rows = [[draft, str(found["runs"]), f"{found['tokens']:.0f}", *(
+        f"{found[key]:.2f}" for key in ("seconds", "tokens_per_second", "block_efficiency")),
+        f"{found['speedup']['mean']:.2f}", interval(found["speedup"], 2).replace("+", "") if draft != "verifier" else "–"]
+        for draft, found in result["live_speed"].items()]
+    header = ["draft", "runs", "tokens", "seconds", "tokens/s", "tokens per pass", "× plain verifier", "95% interval"]
     unlike = ("The tuned draft's adapter is attached beside 4-bit weights and does more work per token than the base draft: "
               "compare their acceptance, not their seconds. " if "attached" in result["adapter_states"].values() else "")
-    return f"{table(header, rows)}\n\n{unlike}{hardware(result)}"
+    return f"{table(header, rows)}\n\n{unlike}{hardware(result, 'live')}"
 
 
 def exactness() -> str:
@@ -246,8 +261,8 @@ def exactness() -> str:
 
 
 def training() -> str:
-    """The adapter that ships and its two controls, as their metrics say."""
-    folders = {"dpo": "final_adapter", "balanced": "controls/balanced", "sft": "controls/sft"}
+    """The adapter that ships and its controls, as their metrics say."""
+    folders = {"dpo": "final_adapter", **{name: f"controls/{name}" for name in ("balanced", "sft", "dpo-seed43", "sft-seed43")}}
     found = {name: load(f"{folder}/metrics.json") for name, folder in folders.items()}
     rows = [["pairs trained on / held out", lambda result: f"{result['rows']['train']} / {result['rows']['held_out']}"],
             ["optimizer steps", lambda result: str(result["steps"])],
@@ -258,10 +273,11 @@ def training() -> str:
               for label, key in (("accuracy", "eval_rewards/accuracies"), ("margin", "eval_rewards/margins")))]
     table_rows = [[label, *map(show, found.values())] for label, show in rows]
     merged, nearest = (load(f"results/trained_model{name}.json")["held_out"]["reward_margin"] for name in ("", "_nearest"))
-    table_rows += [["the same margin, merged into bf16 as for decoding", f"{merged:.3f}", "–", "–"],
-                   ["the same margin, merged and rounded to the nearest bf16", f"{nearest:.3f}", "–", "–"]]
-    commits = {"commits": {name: [result["environment"]["commit"]] for name, result in found.items()}}
-    return f"{table([found['dpo']['settings']['base_model'], *found], table_rows)}\n\n{hardware({**found['dpo'], **commits})}"
+    unmeasured = ["–"] * (len(found) - 1)
+    table_rows += [["the same margin, merged into bf16 as for decoding", f"{merged:.3f}", *unmeasured],
+                   ["the same margin, merged and rounded to the nearest bf16", f"{nearest:.3f}", *unmeasured]]
+    about = {**found["dpo"], "commits": {"trained": sorted({result["environment"]["commit"] for result in found.values()})}}
+    return f"{table([found['dpo']['settings']['base_model'], *found], table_rows)}\n\n{hardware(about, 'trained')}"
 
 
 def benchmark() -> str:
@@ -277,7 +293,7 @@ def benchmark() -> str:
     if speed := result["llama_cpp"]:
         rows.append(["llama.cpp, the same file in Q4_K_M", f"{speed:.2f}", f"{speed / summary['generate']:.2f}",
                      f"{speed / summary['ours']:.2f}", "", "", ""])
-    header = ["decoding", "tokens/s", "× generate", "× ours without a draft", "tokens per block", "predicted from α",
+    header = ["decoding", "tokens/s", "× generate", "× ours without a draft", "tokens per pass", "predicted from α",
               "predicted from blocks"]
     same = result["same_vocabulary"]
     overhead = max(row["overhead_share"] for row in summary["by_k"])

@@ -2,7 +2,7 @@
 
   changes      change of mean Σ min(p, q) by query type and draft, with intervals     from results/acceptance.json
   prompts      the same change, one dot a prompt                                      from results/paired.jsonl
-  positions    share of tested drafts accepted, by place in the block                 from results/live.jsonl
+  positions    share of tested drafts accepted, by place in the block, live           from results/live.jsonl
   speed        speed-up by draft length K, measured and predicted                     from results/benchmark.json
 
 Readable without colour: drafts differ by marker and line, not by hue. The words go to stdout, and fill_readme.py makes
@@ -127,17 +127,18 @@ def prompts(pyplot):
 # --- positions --------------------------------------------------------------------------------------------------------
 
 def _positions() -> dict[str, list[float]]:
-    """draft → share accepted among the drafts tested at place 1, 2, … of a block."""
+    """draft → share accepted among the drafts tested at place 1, 2, … of a block, on the seed's prompts."""
     blocks: dict[str, list[Block]] = {}
     for row in load_rows("results/live.jsonl"):
-        if row["mode"] != "verifier":
+        if row["source"] == "seed" and row["mode"] != "verifier":
             blocks.setdefault(row["mode"], []).extend(Block(drafted, accepted, []) for drafted, accepted, _ in row["trace"])
     return {mode: acceptance_by_position(found) for mode, found in blocks.items()}
 
 
 def positions_in_words() -> str:
     parts = [f"{mode} {', '.join(f'{share:.1%}' for share in shares)}" for mode, shares in _positions().items()]
-    return f"Share of tested drafts that the verifier accepts, by place 1, 2, … in the block: {'; '.join(parts)}."
+    return ("Share of tested drafts that the verifier accepts on the study's prompts, live, by place 1, 2, … in the block: "
+            f"{'; '.join(parts)}.")
 
 
 def positions(pyplot):

@@ -127,8 +127,6 @@ def test_the_steps_resume_and_report(cli, tiny, tmp_path):
     assert report["paired"]["at"]["prompts"] == 4 and 0 < report["paired"]["at"]["means"]["base"] < 1
     assert report["live"]["acceptance_rate"]["at"]["prompts"] == 4
     assert report["agreement"]["base"]["prompts"] == 4
-    speeds = report["live_speed"]
-    assert speeds["base"]["runs"] == 4 and speeds["verifier"]["speedup"]["mean"] == 1, "at the first seed alone"
     rates = [report["replayed_by_k"][str(k)]["at"]["base"] for k in range(1, 9)]
     assert rates == sorted(rates) and 1 < rates[0] < 2, "more drafts, more tokens per verifier pass"
 
@@ -209,19 +207,40 @@ def test_groups_and_paired_changes():
 
 
 def test_noise_of_one_run():
-    """Seeds that differ by 0.2 have a variance of 0.02; seeds that agree have none. Other prompts do not count."""
+    """Two rates 0.2 apart have a variance of 0.02, equal ones none; other sources and unfinished seeds do not count."""
     def row(prompt, mode, seed, rate, source="seed"):
-        return {"prompt": prompt, "mode": mode, "seed": seed, "acceptance_rate": rate, "source": source, "domain": "at",
-                "published": {"base": 0.5, "dpo": 0.6 if prompt == "a" else 0.4}}
+        return {"prompt": prompt, "mode": mode, "seed": seed, "acceptance_rate": rate, "source": source, "domain": "at"}
 
     rows = [row("a", "base", 0, 0.4), row("a", "base", 1, 0.6), row("b", "base", 0, 0.5), row("b", "base", 1, 0.5),
-            row("a", "dpo", 0, 0.5), row("a", "dpo", 1, 0.3), row("b", "dpo", 0, 0.4), row("b", "dpo", 1, 0.4),
-            row("c", "base", 0, 0.0, "written"), row("a", "verifier", 0, None)]
-    found = evaluate_acceptance.noise_of_one_run(rows, {"at": {"changes": {"dpo": {"mean": -0.1}}}})
-    assert (found["prompts"], found["runs"], found["run"]) == (2, 8, pytest.approx(0.1))
-    assert found["difference"] == pytest.approx(0.02**0.5) and found["published"] == pytest.approx(0.02**0.5)
-    assert found["by_seed"] == pytest.approx({0: 0.0, 1: -0.2})
+            row("a", "dpo", 0, 0.5), row("a", "dpo", 1, 0.5), row("b", "dpo", 0, 0.4), row("b", "dpo", 1, 0.6)]
+    noise = evaluate_acceptance.noise_of_one_run
+    found = noise([*rows, row("c", "base", 0, 0.0, "written"), row("a", "verifier", 0, None), row("a", "base", 2, 0.9)], -0.1)
+    assert (found["prompts"], found["seeds"], found["run"]) == (2, 2, pytest.approx(0.1))
+    assert found["difference"] == pytest.approx(0.02**0.5), "changes 0.1, −0.1 and −0.1, 0.1"
+    assert found["by_seed"] == pytest.approx({0: 0.0, 1: 0.0})
     assert found["prompts_needed"] == 16, "(1.960 + 0.842)² · 0.02 / 0.01 = 15.7"
+    assert noise([row for row in rows if row["seed"] == 0], -0.1) is None
+
+
+def test_speed_is_compared_within_one_sitting():
+    """A run without one of the plain verifier at its seed does not count, nor does a prompt of the large sets."""
+    def row(prompt, mode, seed, speed, source="seed"):
+        return {"prompt": prompt, "mode": mode, "seed": seed, "tokens_per_second": speed, "source": source, "tokens": 8,
+                "seconds": 8 / speed, "block_efficiency": 2.0}
+
+    found = evaluate_acceptance.beside_the_verifier([
+        row("a", "verifier", 0, 4.0), row("a", "base", 0, 6.0), row("a", "base", 1, 60.0), row("b", "verifier", 0, 4.0),
+        row("b", "base", 0, 10.0), row("c", "verifier", 0, 1.0, "written"), row("c", "base", 0, 9.0, "written")], seed=0)
+    assert found["base"]["runs"] == 2 and found["base"]["speedup"]["mean"] == pytest.approx(2.0)
+    assert found["base"]["tokens_per_second"] == 8.0 and found["verifier"]["speedup"]["mean"] == 1
+
+
+def test_agreement_is_of_levels_and_changes():
+    live = [({"prompt": name}, {"base": 0.4, "dpo": 0.5}) for name in "ab"] + [({"prompt": "c"}, {"base": 1.0})]
+    replayed = [({"prompt": name}, {"base": 0.3, "dpo": 0.3}) for name in "ab"]
+    found = evaluate_acceptance.agreement(live, replayed, seed=0)
+    assert {name: round(change["mean"], 9) for name, change in found.items()} == {"base": 0.1, "dpo": 0.2, "dpo − base": 0.1}
+    assert found["base"]["prompts"] == 2, "c was not replayed"
 
 
 def test_per_type_draws_from_every_group():
