@@ -3,6 +3,7 @@ the files behind them."""
 
 import argparse
 import json
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -275,6 +276,24 @@ def test_what_is_not_measured_is_said(cli, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     status, out, err = cli(plot_results)
     assert status == 0 and "positions: not drawn" in err and "positions: Share" not in out
+
+
+@pytest.mark.parametrize("left", [{}, {"live_by_prompt": [], "noise": None, "live_speed": {}}])
+def test_a_report_of_few_live_runs_is_said_too(cli, monkeypatch, tmp_path, left):
+    """No live run at all, and only runs of the large sets: the tables of the seed's prompts wait for theirs."""
+    for name in ("README.md", "DATASET_CARD.md"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    for name in ("results", "prompts", "controls", "final_adapter"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    load = plot_results.load
+    report = load("results/acceptance.json")
+    report = {key: value for key, value in report.items() if left or key not in ("live", "agreement")}
+    report = {key: value for key, value in report.items() if key not in ("live_by_prompt", "noise", "live_speed")} | left
+    monkeypatch.setattr(fill_readme, "load", lambda file: report if file == "results/acceptance.json" else load(file))
+    assert cli(fill_readme)[0] == 0
+    waiting = re.findall(r"<!-- (\w+) -->\n\*Not measured yet: `results/live.jsonl`", Path("README.md").read_text())
+    assert waiting == ["seed_prompts", "noise", "seed_conditions", *([] if left else ["live", "agreement"]), "live_speed"]
 
 
 def test_a_changed_number_is_noticed(cli, monkeypatch, tmp_path):
