@@ -30,7 +30,9 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import random
+import statistics
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -340,8 +342,6 @@ def _live_values(rows: list[dict], figure: str) -> list[tuple[dict, dict[str, fl
 
 def by_prompt(rows: list[dict]) -> list[dict]:
     """The seed's tables: per prompt of its own and draft, mean and standard deviation of accepted/drafted over the seeds."""
-    import statistics
-
     prompts: dict[str, dict[str, list[float]]] = {}
     for row in rows:
         if row["source"] == "seed" and row["acceptance_rate"] is not None:
@@ -352,16 +352,14 @@ def by_prompt(rows: list[dict]) -> list[dict]:
 
 
 def noise_of_one_run(rows: list[dict], effect: float) -> dict | None:
-    """What chance alone does to the seed's first table, its AT prompts run once with either draft; None before two seeds.
+    """What chance alone does to the seed's first table, its AT prompts run once with either draft.
 
     `run` is the standard deviation of one run's accepted/drafted between seeds, `difference` that of dpo − base at one
     seed, both pooled over the prompts (the square root of the mean variance); `by_seed` the seed's whole experiment once
     per seed, the mean Δα over the prompts. `prompts_needed` is how many prompts find a change of `effect` at 5% in four
     of five such experiments: n = (z₀.₉₇₅ + z₀.₈)² σ² / Δ², normal approximation, σ of `difference`.
+    None before two seeds are whole, or if there is no effect.
     """
-    import math
-    import statistics
-
     rates: dict[str, dict[str, dict[int, float]]] = {}
     for row in rows:
         if (row["source"], row["domain"]) == ("seed", "at") and row["acceptance_rate"] is not None:
@@ -369,7 +367,7 @@ def noise_of_one_run(rows: list[dict], effect: float) -> dict | None:
             drafts.setdefault(row["mode"], {})[row["seed"]] = row["acceptance_rate"]
     whole = [drafts["base"].keys() & drafts["dpo"].keys() for drafts in rates.values()]
     seeds = sorted(set.intersection(*whole)) if whole else []
-    if len(seeds) < 2:
+    if len(seeds) < 2 or not effect:
         return None
     changes = [[drafts["dpo"][seed] - drafts["base"][seed] for seed in seeds] for drafts in rates.values()]
     runs = [[drafts[name][seed] for seed in seeds] for drafts in rates.values() for name in ("base", "dpo")]
@@ -385,8 +383,6 @@ def beside_the_verifier(rows: list[dict], seed: int) -> dict[str, dict]:
 
     Other runs may be of another sitting, and a shared machine is not equally fast in both.
     """
-    import statistics
-
     own = [row for row in rows if row["source"] == "seed" and row["tokens_per_second"]]
     plain = {(row["prompt"], row["seed"]): row["tokens_per_second"] for row in own if row["mode"] == "verifier"}
     found: dict[str, list[dict]] = {}
