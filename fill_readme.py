@@ -210,7 +210,11 @@ def trainings() -> str:
     drafts = [draft for draft in result["paired"]["at"]["changes"] if draft.split("-seed")[0] in again]
     if not drafts:
         raise FileNotFoundError(2, "not measured", "controls/*-seed*")
-    return f"{table(CHANGES, changes(result['paired'], ('at', 'general'), drafts))}\n\n{hardware(result, 'paired')}"
+    groups = {name: result["paired"][name]["changes"] for name in ("at", "general")}
+    gap = max(abs(changed[draft]["mean"] - changed[draft.split("-seed")[0]]["mean"])
+              for changed in groups.values() for draft in drafts)
+    return (f"{table(CHANGES, changes(result['paired'], groups, drafts))}\n\nTwo trainings of a kind differ by at most "
+            f"{gap:.4f}. {hardware(result, 'paired')}")
 
 
 def live() -> str:
