@@ -257,7 +257,8 @@ def live(args: argparse.Namespace) -> None:
     conditions, adapters = conditions_of(pair, settings), {name: adapter_digest(drafts[name]) for name in drafts}
     done = {(row["prompt"], row["mode"], row["seed"])
             for row in measured_rows(args.live, LIVE_KEYS, conditions, adapters)}
-    todo = [(row, name, seed) for seed in range(args.seed, args.seed + args.seeds) for row in chosen_prompts(args)
+    prompts = chosen_prompts(args)
+    todo = [(row, name, seed) for seed in range(args.seed, args.seed + args.seeds) for row in prompts
             for name in (["verifier"] if seed == args.seed and not args.no_baseline else []) + list(drafts)
             if (row["prompt"], name, seed) not in done]
     if not todo:

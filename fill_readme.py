@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from jsonl import read_jsonl, write_whole
-from plot_results import FIGURES, by_query_type, interval, load, span, trained_again
+from plot_results import FIGURES, by_query_type, first_training, interval, load, span, trained_again
 from terminal import Problem, run, say
 
 
@@ -28,12 +28,12 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def hardware(result: dict, step: str | None = None) -> str:
-    """The machine and the code behind a result, or behind one `step` of evaluate_acceptance.py, in one line."""
+def hardware(result: dict, *steps: str) -> str:
+    """The machine and the code behind a result, or behind these steps of several commits, in one line."""
     about = result["environment"]
     name = about["gpu"]["name"] if about["gpu"] else f"{about['cores']} cores of an {about['processor']} processor"
     packages = about["packages"]
-    commits = result["commits"][step] if step else [about["commit"]]
+    commits = sorted({commit for step in steps for commit in result["commits"][step]}) if steps else [about["commit"]]
     return (f"Measured on {name}, torch {packages['torch']}, transformers {packages['transformers']}, "
             f"commit {', '.join((commit or 'unknown')[:8] for commit in commits)}.")
 
@@ -67,7 +67,8 @@ def demo() -> str:
 
 def claim() -> str:
     """The answer in one sentence, by the test that evaluate_acceptance.py fixed in advance; then what bounds it."""
-    result = load("results/acceptance.json")["paired"]
+    report = load("results/acceptance.json")
+    result = report["paired"]
     group, change = result["at"], result["at"]["changes"]["dpo"]
     low, high = change["interval"]
     verdict = "raised" if low > 0 else "lowered" if high < 0 else "did not measurably change"
@@ -76,7 +77,7 @@ def claim() -> str:
         ("DPO balanced by query type", "at", "balanced"),
         ("DPO trained anew with another seed", "at", "dpo-seed43")) if draft in result.get(name, {"changes": {}})["changes"]]
     beside = f" Beside it, exploratory: {'; '.join(beside)}." if beside else ""
-    speed = load("results/acceptance.json").get("live", {}).get("tokens_per_second", {}).get("at", {"changes": {}})
+    speed = report.get("live", {}).get("tokens_per_second", {}).get("at", {"changes": {}})
     if "dpo" in speed["changes"]:
         beside += (f" Live, on {speed['prompts']} of these prompts, the base draft's {speed['means']['base']:.1f} tokens/s "
                    f"changed by {span(speed['changes']['dpo'], 2)}.")
@@ -164,11 +165,16 @@ def seed_prompts() -> str:
             f"{' to '.join(map(str, runs))} seeds. {hardware(result, 'live')}")
 
 
+def published_changes(prompts: list[dict], domain: str, types: str = "") -> list[float]:
+    """The seed's own Δα of its prompts of a domain, and of the query types named in `types`, if any is."""
+    return [prompt["published"]["dpo"] - prompt["published"]["base"] for prompt in prompts
+            if prompt["domain"] == domain and prompt["query_type"] in (types or prompt["query_type"])]
+
+
 def noise() -> str:
     """What chance alone does to the seed's first table."""
     found = live_report("noise")["noise"]
-    published = [prompt["published"]["dpo"] - prompt["published"]["base"] for prompt in read_jsonl("prompts/seed.jsonl")
-                 if prompt["domain"] == "at"]
+    published = published_changes(list(read_jsonl("prompts/seed.jsonl")), "at")
     return (f"α of one prompt has a standard deviation of {found['run']:.3f} between seeds, and its change from base to dpo at "
             f"one seed {found['difference']:.3f} ({found['prompts']} AT prompts, {found['seeds']} seeds). The study's Δα over "
             f"its ten AT prompts has {statistics.stdev(published):.3f}: on our pair, noise alone gives nearly as much. Each "
@@ -192,26 +198,25 @@ def seed_conditions() -> str:
     replayed, rows = result["replayed"]["acceptance_rate"], []
     for name, values in printed.items():
         domain, _, types = name.partition(": ")
-        own = [prompt["published"]["dpo"] - prompt["published"]["base"] for prompt in prompts
-               if prompt["domain"] == domain and prompt["query_type"] in (types or prompt["query_type"])]
+        own = published_changes(prompts, domain, types)
         rows.append([name, f"{values[0]:.3f}", f"{values[1]:.3f}", values[2],
                      f"{sum(own) / len(own):+.3f}",
                      span(result["live"]["acceptance_rate"][f"seed {name}"]["changes"]["dpo"], 3),
                      str(replayed[name]["prompts"]), span(replayed[name]["changes"]["dpo"], 3)])
     header = ["Condition", "paper: Base α", "DPO α", "Δα, as printed", "Δα, of its rows", "ours, its prompts: Δα",
               "n, large set", "ours, large set: Δα, replayed"]
-    return f"{table(header, rows)}\n\n{hardware(result, 'live')}"
+    return f"{table(header, rows)}\n\n{hardware(result, 'live', 'paired')}"
 
 
 def trainings() -> str:
     """Drafts trained anew with another seed, beside the first: how much of the change is the training's own chance."""
     result = load("results/acceptance.json")
-    again = {draft.split("-seed")[0] for draft in result["paired"]["at"]["changes"] if trained_again(draft)}
-    drafts = [draft for draft in result["paired"]["at"]["changes"] if draft.split("-seed")[0] in again]
+    groups = {name: result["paired"][name]["changes"] for name in ("at", "general")}
+    again = {first_training(draft) for draft in groups["at"] if trained_again(draft)}
+    drafts = [draft for draft in groups["at"] if first_training(draft) in again]
     if not drafts:
         raise FileNotFoundError(2, "not measured", "controls/*-seed*")
-    groups = {name: result["paired"][name]["changes"] for name in ("at", "general")}
-    gap = max(abs(changed[draft]["mean"] - changed[draft.split("-seed")[0]]["mean"])
+    gap = max(abs(changed[draft]["mean"] - changed[first_training(draft)]["mean"])
               for changed in groups.values() for draft in drafts)
     return (f"{table(CHANGES, changes(result['paired'], groups, drafts))}\n\nTwo trainings of a kind differ by at most "
             f"{gap:.4f}. {hardware(result, 'paired')}")
@@ -280,7 +285,7 @@ def training() -> str:
     unmeasured = ["–"] * (len(found) - 1)
     table_rows += [["the same margin, merged into bf16 as for decoding", f"{merged:.3f}", *unmeasured],
                    ["the same margin, merged and rounded to the nearest bf16", f"{nearest:.3f}", *unmeasured]]
-    about = {**found["dpo"], "commits": {"trained": sorted({result["environment"]["commit"] for result in found.values()})}}
+    about = {**found["dpo"], "commits": {"trained": [result["environment"]["commit"] for result in found.values()]}}
     return f"{table([found['dpo']['settings']['base_model'], *found], table_rows)}\n\n{hardware(about, 'trained')}"
 
 

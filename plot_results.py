@@ -47,9 +47,14 @@ def by_query_type(groups: dict) -> dict:
     return {name: group for name, group in groups.items() if not name.startswith("seed") and "/" not in name}
 
 
+def first_training(draft: str) -> str:
+    """`dpo` of `dpo-seed43`, which is it trained again with another seed, and of itself."""
+    return draft.partition("-seed")[0]
+
+
 def trained_again(draft: str) -> bool:
-    """True of `dpo-seed43`, which is `dpo` trained with another seed: such drafts have a table of their own."""
-    return "-seed" in draft
+    """True of `dpo-seed43`: such drafts have a table of their own."""
+    return draft != first_training(draft)
 
 
 def interval(change: dict, digits: int = 4) -> str:
