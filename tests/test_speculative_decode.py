@@ -198,7 +198,7 @@ def test_phi3_needs_cuda(cli):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     status, _, err = cli(speculative_decode, "--prompt", "a", "--pair", "phi3")
-    assert status == 1 and "CUDA" in err and "qwen-coder" in err
+    assert status == 1 and "CUDA" in err and "smollm2-qwen" in err
 
 
 def test_prompt_longer_than_the_context(cli, tiny):
