@@ -22,16 +22,17 @@ import statistics
 import time
 from pathlib import Path
 
-from environment import environment, peak_memory_bytes
 from evaluate_acceptance import read_rows
-from models import SMOLLM2, Pair, add_model_arguments, choose_pair, load_model
-from speculative_decode import CachedModel, Engine, Settings, assistance, run_prompt, use_plain_sampling
-from terminal import Problem, console, put_json, run, say
-
-
-def predicted_speedup(alpha: float, k: int, c: float) -> float:
-    """Leviathan et al. 2023, theorem 3.8; α < 1."""
-    return (1 - alpha ** (k + 1)) / ((1 - alpha) * (c * k + 1))
+from specdec.backend import CachedModel
+from specdec.engine import Engine
+from specdec.models import SMOLLM2, Pair, add_model_arguments, choose_pair, load_model
+from specdec.provenance import peak_memory_bytes, provenance
+from specdec.reference import assistance, generation_config, use_plain_sampling
+from specdec.sampling import Settings
+from specdec.terminal import Problem, console, put_json, run, say
+from specdec.theory import speedup, tokens_per_block
+from specdec.trace import summarize
+from speculative_decode import load_drafter, run_prompt
 
 
 def generate_speed(model, engine: Engine, prompt: str, settings: Settings, seed: int, **options) -> float:
@@ -39,7 +40,7 @@ def generate_speed(model, engine: Engine, prompt: str, settings: Settings, seed:
     import torch
     from transformers import set_seed
 
-    ids, law = torch.tensor([engine.prompt_ids(prompt, settings)[0]], device=model.device), engine.sampling_law(settings)
+    ids, law = torch.tensor([engine.prompt_ids(prompt, settings)[0]], device=model.device), generation_config(engine, settings)
     set_seed(seed)
     started = time.perf_counter()
     with torch.inference_mode():
@@ -54,10 +55,12 @@ def measure(engine: Engine, drafter, plain_model, prompts: list[str], args) -> l
     rows = []
     for prompt in tqdm(prompts, desc="prompts"):
         settings = Settings(max_new_tokens=args.max_new_tokens)
-        row = {"prompt": prompt,
-               "generate": generate_speed(plain_model, engine, prompt, settings, args.seed),
-               "generate_packed": generate_speed(engine.verifier.model, engine, prompt, settings, args.seed),
-               "ours": _run(engine, prompt, settings, args.seed)}
+        row = {
+            "prompt": prompt,
+            "generate": generate_speed(plain_model, engine, prompt, settings, args.seed),
+            "generate_packed": generate_speed(engine.verifier.model, engine, prompt, settings, args.seed),
+            "ours": _run(engine, prompt, settings, args.seed),
+        }
         for k in args.k:
             row[f"K={k}"] = _run(engine, prompt, Settings(k=k, max_new_tokens=args.max_new_tokens), args.seed, drafter)
         rows.append(row)
@@ -65,12 +68,28 @@ def measure(engine: Engine, drafter, plain_model, prompts: list[str], args) -> l
 
 
 def _run(engine: Engine, prompt: str, settings: Settings, seed: int, drafter=None) -> dict:
-    result = run_prompt(engine, prompt, "base" if drafter else "verifier", settings, seed, drafter)
-    if result["interrupted"]:
+    decoded = run_prompt(engine, prompt, "base" if drafter else "verifier", settings, seed, drafter)
+    if decoded.interrupted:
         raise KeyboardInterrupt
-    return {key: result[key] for key in ("tokens", "seconds", "tokens_per_second", "drafted", "accepted", "blocks",
-                                         "acceptance_rate", "expected_acceptance", "block_efficiency", "draft_seconds",
-                                         "verify_seconds", "other_seconds", "prefill_seconds")}
+    metrics = summarize(decoded)
+    return {
+        key: metrics[key]
+        for key in (
+            "tokens",
+            "seconds",
+            "tokens_per_second",
+            "drafted",
+            "accepted",
+            "blocks",
+            "acceptance_rate",
+            "expected_acceptance",
+            "block_efficiency",
+            "draft_seconds",
+            "verify_seconds",
+            "other_seconds",
+            "prefill_seconds",
+        )
+    }
 
 
 def step_seconds(model: CachedModel, context: int = 64, steps: int = 20, width: int = 1) -> float:
@@ -91,35 +110,46 @@ def step_seconds(model: CachedModel, context: int = 64, steps: int = 20, width: 
 
 def summarize_rows(rows: list[dict], ks: list[int], costs: dict) -> dict:
     """Medians over prompts; ratios are medians of the paired ratios, prompt by prompt."""
+
     def median(values):
         return statistics.median(list(values))
 
     c = costs["draft"] / costs["verifier"]
-    summary = {"generate": median(row["generate"] for row in rows),
-               "generate_packed": median(row["generate_packed"] for row in rows),
-               "ours": median(row["ours"]["tokens_per_second"] for row in rows),
-               "ours_over_generate": median(row["ours"]["tokens_per_second"] / row["generate"] for row in rows),
-               "ours_over_generate_packed": median(row["ours"]["tokens_per_second"] / row["generate_packed"] for row in rows),
-               "seconds_per_step": costs, "c": c, "by_k": []}
+    summary = {
+        "generate": median(row["generate"] for row in rows),
+        "generate_packed": median(row["generate_packed"] for row in rows),
+        "ours": median(row["ours"]["tokens_per_second"] for row in rows),
+        "ours_over_generate": median(row["ours"]["tokens_per_second"] / row["generate"] for row in rows),
+        "ours_over_generate_packed": median(row["ours"]["tokens_per_second"] / row["generate_packed"] for row in rows),
+        "seconds_per_step": costs,
+        "c": c,
+        "by_k": [],
+    }
     for k in ks:
         runs = [row[f"K={k}"] for row in rows]
         alpha = statistics.mean(result["expected_acceptance"] for result in runs)
         tau = sum(result["tokens"] for result in runs) / sum(result["blocks"] for result in runs)
-        summary["by_k"].append({
-            "k": k, "tokens_per_second": median(result["tokens_per_second"] for result in runs),
-            "over_generate": median(row[f"K={k}"]["tokens_per_second"] / row["generate"] for row in rows),
-            "over_ours": median(row[f"K={k}"]["tokens_per_second"] / row["ours"]["tokens_per_second"] for row in rows),
-            "acceptance_rate": sum(result["accepted"] for result in runs) / sum(result["drafted"] for result in runs),
-            "expected_acceptance": alpha, "block_efficiency": tau,
-            "predicted_from_alpha": predicted_speedup(alpha, k, c), "predicted_from_blocks": tau / (c * k + 1),
-            "overhead_share": sum(result["other_seconds"] for result in runs) / sum(result["seconds"] for result in runs)})
+        summary["by_k"].append(
+            {
+                "k": k,
+                "tokens_per_second": median(result["tokens_per_second"] for result in runs),
+                "over_generate": median(row[f"K={k}"]["tokens_per_second"] / row["generate"] for row in rows),
+                "over_ours": median(row[f"K={k}"]["tokens_per_second"] / row["ours"]["tokens_per_second"] for row in rows),
+                "acceptance_rate": sum(result["accepted"] for result in runs) / sum(result["drafted"] for result in runs),
+                "expected_acceptance": alpha,
+                "block_efficiency": tau,
+                "predicted_from_alpha": speedup(tokens_per_block(alpha, k), k, c),
+                "predicted_from_blocks": speedup(tau, k, c),
+                "overhead_share": sum(result["other_seconds"] for result in runs) / sum(result["seconds"] for result in runs),
+            }
+        )
     return summary
 
 
 def same_vocabulary(prompts: list[str], args) -> dict:
     """SmolLM2 drafts for itself: our loop and transformers' assisted generation do the same work at K = 4."""
     engine = Engine(Pair("smollm2-self", SMOLLM2, SMOLLM2))
-    drafter, _ = engine.load_drafter()
+    drafter, _ = load_drafter(engine)
     settings = Settings(k=4, max_new_tokens=args.max_new_tokens)
     ours = [_run(engine, prompt, settings, args.seed, drafter)["tokens_per_second"] for prompt in prompts]
     assisted = assistance(engine, drafter.model.model, settings)
@@ -140,8 +170,9 @@ def llama_cpp(file: Path, prompts: list[str], args) -> float | None:
     speeds = []
     for prompt in prompts:
         started = time.perf_counter()
-        out = model.create_chat_completion([{"role": "user", "content": prompt}], temperature=0.7, top_k=0, top_p=1.0,
-                                           max_tokens=args.max_new_tokens)
+        out = model.create_chat_completion(
+            [{"role": "user", "content": prompt}], temperature=0.7, top_k=0, top_p=1.0, max_tokens=args.max_new_tokens
+        )
         speeds.append(out["usage"]["completion_tokens"] / (time.perf_counter() - started))
     return statistics.median(speeds)
 
@@ -153,21 +184,39 @@ def print_summary(summary: dict) -> None:
     for name in ("", "tokens/s", "× generate", "× ours", "α", "Σmin", "tokens/block", "predicted (α)", "predicted (blocks)"):
         table.add_column(name, justify="left" if not name else "right")
     table.add_row("generate", f"{summary['generate']:.2f}", "1.00")
-    table.add_row("generate, packed linears", f"{summary['generate_packed']:.2f}",
-                  f"{summary['generate_packed'] / summary['generate']:.2f}")
+    table.add_row(
+        "generate, packed linears",
+        f"{summary['generate_packed']:.2f}",
+        f"{summary['generate_packed'] / summary['generate']:.2f}",
+    )
     table.add_row("ours, no draft", f"{summary['ours']:.2f}", f"{summary['ours_over_generate']:.2f}", "1.00")
     for row in summary["by_k"]:
-        table.add_row(f"ours, K={row['k']}", *(f"{row[key]:.2f}" for key in (
-            "tokens_per_second", "over_generate", "over_ours", "acceptance_rate", "expected_acceptance",
-            "block_efficiency", "predicted_from_alpha", "predicted_from_blocks")))
+        table.add_row(
+            f"ours, K={row['k']}",
+            *(
+                f"{row[key]:.2f}"
+                for key in (
+                    "tokens_per_second",
+                    "over_generate",
+                    "over_ours",
+                    "acceptance_rate",
+                    "expected_acceptance",
+                    "block_efficiency",
+                    "predicted_from_alpha",
+                    "predicted_from_blocks",
+                )
+            ),
+        )
     console().print(table)
-    print(f"cost ratio c = {summary['c']:.3f}; time outside the models' forwards: "
-          + ", ".join(f"K={row['k']} {row['overhead_share']:.1%}" for row in summary["by_k"]))
+    print(
+        f"cost ratio c = {summary['c']:.3f}; time outside the models' forwards: "
+        + ", ".join(f"K={row['k']} {row['overhead_share']:.1%}" for row in summary["by_k"])
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", nargs="+", default=["prompts/seed.jsonl"], metavar="FILE")
+    parser.add_argument("--prompts", nargs="+", default=["domains/study0.jsonl"], metavar="FILE")
     parser.add_argument("--k", type=int, nargs="+", default=range(1, 9), help="draft lengths (default 1 to 8)")
     parser.add_argument("--max-new-tokens", type=int, default=64, help="(default 64)")
     parser.add_argument("--llama-cpp", type=Path, metavar="FILE", help="the verifier's GGUF file, for llama.cpp's row")
@@ -181,23 +230,31 @@ def main() -> None:
         raise Problem("--max-new-tokens must be at least 2: the last token of an answer is never drafted.")
     prompts = [row["prompt"] for row in read_rows(args.prompts, required=("prompt",))]
     if not prompts:
-        raise Problem(f"{' '.join(args.prompts)} holds no prompt. Give a file with one {{\"prompt\": …}} a line.")
+        raise Problem(f'{" ".join(args.prompts)} holds no prompt. Give a file with one {{"prompt": …}} a line.')
     pair = choose_pair(args)
     engine = Engine(pair)
-    drafter, _ = engine.load_drafter()
+    drafter, _ = load_drafter(engine)
     _run(engine, prompts[0], Settings(max_new_tokens=16), args.seed, drafter)  # warms up
     peak = peak_memory_bytes()  # of decoding alone; the unpacked verifier below is for comparison
-    costs = {"draft": step_seconds(drafter.model), "verifier": step_seconds(engine.verifier),
-             "verifier_of_5": step_seconds(engine.verifier, width=5)}
+    costs = {
+        "draft": step_seconds(drafter.model),
+        "verifier": step_seconds(engine.verifier),
+        "verifier_of_5": step_seconds(engine.verifier, width=5),
+    }
     plain_model = load_model(pair.verifier, pair.quantization)
     use_plain_sampling(plain_model)
     rows = measure(engine, drafter, plain_model, prompts, args)
     summary = summarize_rows(rows, args.k, costs)
-    result = {"pair": pair.name, "settings": {"temperature": 0.7, "max_new_tokens": args.max_new_tokens, "seed": args.seed,
-                                              "prompts": len(prompts)},
-              "summary": summary, "peak_memory_bytes": peak, "environment": environment(), "rows": rows,
-              "same_vocabulary": None if args.skip_same_vocabulary else same_vocabulary(prompts, args),
-              "llama_cpp": llama_cpp(args.llama_cpp, prompts, args) if args.llama_cpp else None}
+    conditions = {"temperature": 0.7, "max_new_tokens": args.max_new_tokens, "seed": args.seed, "prompts": len(prompts)}
+    result = {
+        "pair": pair.name,
+        **provenance(conditions),
+        "summary": summary,
+        "peak_memory_bytes": peak,
+        "rows": rows,
+        "same_vocabulary": None if args.skip_same_vocabulary else same_vocabulary(prompts, args),
+        "llama_cpp": llama_cpp(args.llama_cpp, prompts, args) if args.llama_cpp else None,
+    }
     if args.json:
         put_json(result, args.json)
     if args.json != "-":

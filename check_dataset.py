@@ -16,19 +16,19 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from clean_dataset import CATEGORIES, FIELDS, read_evaluation_prompts, seed_key, similar_pairs
+from clean_dataset import CATEGORIES, EVALUATION_PROMPTS, FIELDS, read_evaluation_prompts, seed_key, similar_pairs
 from data_generation import DISABILITIES, QUERY_TYPES, TASKS, USERS
-from jsonl import BadLine, read_jsonl
-from terminal import Problem, put_json, run, say
+from specdec.files import BadLine, read_jsonl
+from specdec.terminal import Problem, put_json, run, say
 
 ROWS = 985
-CHOSEN_MEAN = (525, 585)        # characters: 555 ± 30
-REJECTED_MEAN = (261, 301)      # characters: 281 ± 20
-RATIO = (1.87, 2.07)            # mean chosen / mean rejected: 1.97 ± 0.1
-FRAME_SHARE = 0.02              # of the rows may begin with the same three words
-RUN_WORDS, RUN_ROWS = 8, 5      # eight words in a row may stand in the chosen answers of five rows
-CHOSEN_NAMING = 0.95            # at least this share of chosen answers names a tool or standard
-REJECTED_NAMING = 0.05          # at most this share of rejected answers does
+CHOSEN_MEAN = (525, 585)  # characters: 555 ± 30
+REJECTED_MEAN = (261, 301)  # characters: 281 ± 20
+RATIO = (1.87, 2.07)  # mean chosen / mean rejected: 1.97 ± 0.1
+FRAME_SHARE = 0.02  # of the rows may begin with the same three words
+RUN_WORDS, RUN_ROWS = 8, 5  # eight words in a row may stand in the chosen answers of five rows
+CHOSEN_NAMING = 0.95  # at least this share of chosen answers names a tool or standard
+REJECTED_NAMING = 0.05  # at most this share of rejected answers does
 
 
 # --- what an answer can name ------------------------------------------------------------------------------------------
@@ -159,6 +159,7 @@ def named(text: str) -> list[str]:
 
 # --- the checks: each returns its faults, row ids where rows are to blame ---------------------------------------------
 
+
 def words(text: str) -> list[str]:
     return re.findall(r"[\w']+", text.lower())
 
@@ -183,8 +184,9 @@ def missing_cells(rows: list[dict]) -> list[str]:
     """Cells of the rotation, and query types, that no row covers."""
     covered = {(row["disability"], row["user_type"], row["task_type"]) for row in rows}
     kinds = {row["query_type"] for row in rows}
-    return ([" × ".join(cell) for cell in itertools.product(DISABILITIES, USERS, TASKS) if cell not in covered]
-            + [f"query type {kind}" for kind in QUERY_TYPES if kind not in kinds])
+    return [" × ".join(cell) for cell in itertools.product(DISABILITIES, USERS, TASKS) if cell not in covered] + [
+        f"query type {kind}" for kind in QUERY_TYPES if kind not in kinds
+    ]
 
 
 def commonest_opening(rows: list[dict], field: str) -> tuple[str, list[str]]:
@@ -206,11 +208,14 @@ def repeated_runs(rows: list[dict]) -> list[str]:
     runs: dict[tuple, dict[str, str]] = defaultdict(dict)  # the run → {row id: the run as written there}
     for row in rows:
         places = list(re.finditer(r"[\w']+", row["chosen"]))
-        for first, last in zip(places, places[RUN_WORDS - 1:], strict=False):
-            written = row["chosen"][first.start():last.end()]
+        for first, last in zip(places, places[RUN_WORDS - 1 :], strict=False):
+            written = row["chosen"][first.start() : last.end()]
             runs[tuple(words(written))].setdefault(row["id"], written)
-    return [f"'{' '.join(run)}' in {', '.join(places)}" for run, places in runs.items()
-            if len(places) > RUN_ROWS and not any(map(named, places.values()))]
+    return [
+        f"'{' '.join(run)}' in {', '.join(places)}"
+        for run, places in runs.items()
+        if len(places) > RUN_ROWS and not any(map(named, places.values()))
+    ]
 
 
 def key_duplicates(rows: list[dict]) -> list[str]:
@@ -232,6 +237,7 @@ def leaks(rows: list[dict], evaluation_prompts: list[str]) -> list[str]:
 
 # --- the report -------------------------------------------------------------------------------------------------------
 
+
 def check(rows: list[dict], evaluation_prompts: list[str], expected_rows: int = ROWS) -> dict:
     """The faults by check (none: it passed), then statistics, coverage, names and length bias."""
     names = {side: [named(row[side]) for row in rows] for side in ("chosen", "rejected")}
@@ -242,8 +248,9 @@ def check(rows: list[dict], evaluation_prompts: list[str], expected_rows: int = 
     checks = {
         "number of rows": [] if len(rows) == expected_rows else [f"{len(rows)}, expected {expected_rows}"],
         "unique ids": [id for id, count in Counter(row["id"] for row in rows).items() if count > 1],
-        "every category known": [row["id"] for row in rows
-                                 if any(row[field] not in values for field, values in CATEGORIES.items())],
+        "every category known": [
+            row["id"] for row in rows if any(row[field] not in values for field, values in CATEGORIES.items())
+        ],
         "every cell of the rotation": missing_cells(rows),
         "mean length of chosen": mean_faults(rows, "chosen", CHOSEN_MEAN),
         "mean length of rejected": mean_faults(rows, "rejected", REJECTED_MEAN),
@@ -260,15 +267,25 @@ def check(rows: list[dict], evaluation_prompts: list[str], expected_rows: int = 
     return {
         "passed": not any(checks.values()),
         "checks": checks,
-        "statistics": {"pairs": len(rows), "mean_chosen": mean_length(rows, "chosen"),
-                       "mean_rejected": mean_length(rows, "rejected"), "ratio": ratio,
-                       "near_duplicates": len(key_duplicates(rows))},
-        "prompt_lengths": {"shortest": lengths[0], "longest": lengths[-1], "mean": statistics.mean(lengths),
-                           "median": statistics.median(lengths), "deviation": statistics.pstdev(lengths)},
+        "statistics": {
+            "pairs": len(rows),
+            "mean_chosen": mean_length(rows, "chosen"),
+            "mean_rejected": mean_length(rows, "rejected"),
+            "ratio": ratio,
+            "near_duplicates": len(key_duplicates(rows)),
+        },
+        "prompt_lengths": {
+            "shortest": lengths[0],
+            "longest": lengths[-1],
+            "mean": statistics.mean(lengths),
+            "median": statistics.median(lengths),
+            "deviation": statistics.pstdev(lengths),
+        },
         "longer_is_chosen": sum(len(row["chosen"]) > len(row["rejected"]) for row in rows) / len(rows),
         "naming": naming,
-        "coverage": {field: {value: sum(row[field] == value for row in rows) for value in values}
-                     for field, values in CATEGORIES.items()},
+        "coverage": {
+            field: {value: sum(row[field] == value for row in rows) for value in values} for field, values in CATEGORIES.items()
+        },
         "tools": {name: count for name, count in counts.most_common() if name in TOOLS},
         "standards": {name: count for name, count in counts.most_common() if name in STANDARDS},
     }
@@ -277,18 +294,21 @@ def check(rows: list[dict], evaluation_prompts: list[str], expected_rows: int = 
 def print_report(report: dict, out) -> None:
     """The seed's statistics block, then what else the report holds, as plain text."""
     figures, prompts, naming = report["statistics"], report["prompt_lengths"], report["naming"]
-    print("Dataset statistics:",
-          f"Total pairs: {figures['pairs']}",
-          f"Avg chosen length: {figures['mean_chosen']:.0f} chars",
-          f"Avg rejected length: {figures['mean_rejected']:.0f} chars",
-          f"Length ratio (c/r): {figures['ratio']:.2f}x",
-          f"Near-duplicate prompts: {figures['near_duplicates']} (verified with 12-word key deduplication)",
-          "",
-          f"Prompt length: {prompts['shortest']} to {prompts['longest']} chars, mean {prompts['mean']:.0f}, "
-          f"median {prompts['median']:.0f}, standard deviation {prompts['deviation']:.0f}",
-          f"Length bias: choosing the longer answer agrees with {report['longer_is_chosen']:.1%} of the pairs",
-          f"A tool or standard is named in {naming['chosen']:.2%} of chosen and {naming['rejected']:.2%} of rejected",
-          sep="\n", file=out)
+    print(
+        "Dataset statistics:",
+        f"Total pairs: {figures['pairs']}",
+        f"Avg chosen length: {figures['mean_chosen']:.0f} chars",
+        f"Avg rejected length: {figures['mean_rejected']:.0f} chars",
+        f"Length ratio (c/r): {figures['ratio']:.2f}x",
+        f"Near-duplicate prompts: {figures['near_duplicates']} (verified with 12-word key deduplication)",
+        "",
+        f"Prompt length: {prompts['shortest']} to {prompts['longest']} chars, mean {prompts['mean']:.0f}, "
+        f"median {prompts['median']:.0f}, standard deviation {prompts['deviation']:.0f}",
+        f"Length bias: choosing the longer answer agrees with {report['longer_is_chosen']:.1%} of the pairs",
+        f"A tool or standard is named in {naming['chosen']:.2%} of chosen and {naming['rejected']:.2%} of rejected",
+        sep="\n",
+        file=out,
+    )
     for field, counts in report["coverage"].items():
         print_counts(f"Rows per {field.replace('_', ' ')}", counts, out)
     for kind in ("tools", "standards"):
@@ -321,7 +341,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, nargs="?", default=Path("dpo_clean.jsonl"), help="(default %(default)s)")
     parser.add_argument("--rows", type=int, default=ROWS, help="rows expected (default %(default)s)")
-    parser.add_argument("--prompts", type=Path, default=Path("prompts"), help="evaluation prompts (default %(default)s)")
+    parser.add_argument(
+        "--prompts",
+        type=Path,
+        nargs="+",
+        default=EVALUATION_PROMPTS,
+        metavar="FILE",
+        help="evaluation prompts (default: those of study 0)",
+    )
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON to FILE, or - for stdout")
     args = parser.parse_args()
     rows = read_rows(args.file)

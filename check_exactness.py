@@ -20,10 +20,13 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 
-from environment import environment
-from models import add_model_arguments, choose_pair, load_model
-from speculative_decode import Drafter, Engine, Settings, assistance, decode, to_probs, until_stop
-from terminal import Problem, console, put_json, run, say
+from specdec.engine import Engine
+from specdec.models import add_model_arguments, choose_pair, load_model
+from specdec.provenance import provenance
+from specdec.reference import assistance, generation_config
+from specdec.sampling import Settings, to_probs
+from specdec.terminal import Problem, console, put_json, run, say
+from speculative_decode import Drafter, decode, load_drafter, prefill, until_stop
 
 PROMPT = "What screen reader works best for blind users?"
 LENGTH = 3  # tokens of an opening
@@ -54,11 +57,15 @@ def ours(engine: Engine, drafter: Drafter, prompt: str, settings: Settings, args
     import torch
     from tqdm import tqdm
 
-    target, draft = engine.prompt_ids(prompt, settings)
+    verifier_prompt, draft_prompt = engine.prompt_ids(prompt, settings)
     generator = torch.Generator(device=engine.verifier.device).manual_seed(args.seed)
-    texts = [[token for block in decode(engine.verifier, target, settings, engine.stop, generator, drafter, draft)
-              for token in block.tokens] for _ in tqdm(range(args.samples), desc="ours", unit="text")]
-    return [tuple(text[:LENGTH]) for text in texts]
+    openings: list[Opening] = []
+    for _ in tqdm(range(args.samples), desc="ours", unit="text"):
+        prefill(engine.verifier, verifier_prompt, drafter, draft_prompt)
+        blocks = decode(engine.verifier, verifier_prompt[-1], settings, engine.stop, generator, drafter)
+        text = [token for block in blocks for token in block.tokens]
+        openings.append(tuple(text[:LENGTH]))
+    return openings
 
 
 def by_generate(engine: Engine, prompt: str, settings: Settings, args, batch: int, name: str, **options) -> list[Opening]:
@@ -68,15 +75,15 @@ def by_generate(engine: Engine, prompt: str, settings: Settings, args, batch: in
     from transformers import set_seed
 
     ids = torch.tensor([engine.prompt_ids(prompt, settings)[0]], device=engine.verifier.device)
-    law = engine.sampling_law(settings, num_return_sequences=batch)
+    law = generation_config(engine, settings, num_return_sequences=batch)
     set_seed(args.seed)
     texts: list[list[int]] = []
     with tqdm(total=args.samples, desc=name, unit="text") as bar:
         while len(texts) < args.samples:
             out = engine.verifier.model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=law, **options)
-            texts += out[:, ids.shape[1]:].tolist()
+            texts += out[:, ids.shape[1] :].tolist()
             bar.update(len(out))
-    return [tuple(until_stop(text, engine.stop)[:LENGTH]) for text in texts[:args.samples]]
+    return [tuple(until_stop(text, engine.stop)[:LENGTH]) for text in texts[: args.samples]]
 
 
 def compare(openings: list[Opening], law: dict[Opening, float], tokenizer) -> dict:
@@ -94,13 +101,19 @@ def compare(openings: list[Opening], law: dict[Opening, float], tokenizer) -> di
         bins.append((rest, rest_found))
     result = chisquare([count for _, count in bins], [value * total / sum(value for value, _ in bins) for value, _ in bins])
     impossible = rest_found > 0 and rest < 1e-4 * total  # a sum of float32 probabilities
-    return {"samples": total, "bins": len(bins), "chi_square": float(result.statistic),
-            "p_value": 0.0 if impossible else float(result.pvalue),
-            "total_variation": sum(abs(count - value) for value, count in bins) / 2 / total,
-            "openings": [{"text": tokenizer.decode(list(opening)), "expected": round(value, 1), "found": found[opening]}
-                         for opening, value in sorted(expected.items(), key=lambda item: -item[1])]
-            + [{"text": None, "expected": round(rest, 1), "found": rest_found}],
-            "others": [tokenizer.decode(list(opening)) for opening in list(dict.fromkeys(openings)) if opening not in law][:10]}
+    return {
+        "samples": total,
+        "bins": len(bins),
+        "chi_square": float(result.statistic),
+        "p_value": 0.0 if impossible else float(result.pvalue),
+        "total_variation": sum(abs(count - value) for value, count in bins) / 2 / total,
+        "openings": [
+            {"text": tokenizer.decode(list(opening)), "expected": round(value, 1), "found": found[opening]}
+            for opening, value in sorted(expected.items(), key=lambda item: -item[1])
+        ]
+        + [{"text": None, "expected": round(rest, 1), "found": rest_found}],
+        "others": [tokenizer.decode(list(opening)) for opening in list(dict.fromkeys(openings)) if opening not in law][:10],
+    }
 
 
 def print_results(results: dict[str, dict]) -> None:
@@ -111,8 +124,11 @@ def print_results(results: dict[str, dict]) -> None:
     for column in ("opening", "expected", *results):
         table.add_column(column, justify="left" if column == "opening" else "right")
     for place, row in enumerate(next(iter(results.values()))["openings"]):
-        table.add_row(Text("any other" if row["text"] is None else repr(row["text"])), f"{row['expected']:.1f}",
-                      *(str(result["openings"][place]["found"]) for result in results.values()))
+        table.add_row(
+            Text("any other" if row["text"] is None else repr(row["text"])),
+            f"{row['expected']:.1f}",
+            *(str(result["openings"][place]["found"]) for result in results.values()),
+        )
     for name, key in (("p-value", "p_value"), ("total variation", "total_variation")):
         table.add_row(name, "", *(f"{result[key]:.2g}" for result in results.values()))
     console().print(table)
@@ -135,29 +151,41 @@ def main() -> int:
     import torch
 
     engine = Engine(choose_pair(args))
-    drafter, _ = engine.load_drafter()
+    drafter, _ = load_drafter(engine)
     settings = Settings(k=args.k, temperature=args.temperature, max_new_tokens=LENGTH + 1)
     assisted_error = None
     with torch.inference_mode():
-        law = likely_openings(engine, engine.prompt_ids(args.prompt, settings)[0], settings,
-                              FEWEST_EXPECTED / args.samples)
+        law = likely_openings(engine, engine.prompt_ids(args.prompt, settings)[0], settings, FEWEST_EXPECTED / args.samples)
         if len(law) < 2:
             raise Problem("fewer than two openings are expected five times, so there is nothing to test. Raise --samples.")
-        drawn = {"generate": by_generate(engine, args.prompt, settings, args, min(50, args.samples), "generate"),
-                 "ours": ours(engine, drafter, args.prompt, settings, args)}
+        drawn = {
+            "generate": by_generate(engine, args.prompt, settings, args, min(50, args.samples), "generate"),
+            "ours": ours(engine, drafter, args.prompt, settings, args),
+        }
         try:  # with a draft of its own, for it cuts rows out of the draft's layers
             assistant = load_model(engine.pair.draft, engine.pair.quantization)
-            drawn["assisted"] = by_generate(engine, args.prompt, settings, args, 1, "assisted",
-                                            **assistance(engine, assistant, settings))
+            drawn["assisted"] = by_generate(
+                engine, args.prompt, settings, args, 1, "assisted", **assistance(engine, assistant, settings)
+            )
         except (AttributeError, IndexError, ValueError) as fault:  # a finding, not our failure
             assisted_error = f"{type(fault).__name__}: {fault}"
             say(f"transformers' assisted sampling raised {assisted_error}")
     results = {name: compare(openings, law, engine.tokenizer) for name, openings in drawn.items()}
     if args.json:
-        put_json({"pair": {"draft": engine.pair.draft.id, "verifier": engine.pair.verifier.id,
-                           "vocabulary": engine.shared.verdict}, "prompt": args.prompt,
-                  "settings": {"k": args.k, "temperature": args.temperature, "length": LENGTH, "seed": args.seed},
-                  "results": results, "assisted_error": assisted_error, "environment": environment()}, args.json)
+        put_json(
+            {
+                "pair": {
+                    "draft": engine.pair.draft.id,
+                    "verifier": engine.pair.verifier.id,
+                    "vocabulary": engine.shared.verdict,
+                },
+                "prompt": args.prompt,
+                **provenance({"k": args.k, "temperature": args.temperature, "length": LENGTH, "seed": args.seed}),
+                "results": results,
+                "assisted_error": assisted_error,
+            },
+            args.json,
+        )
     if args.json != "-":
         print_results(results)
     return int(any(results[name]["p_value"] < SIGNIFICANCE for name in ("generate", "ours")))

@@ -16,18 +16,21 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from data_generation import DISABILITIES, QUERY_TYPES, TASKS, USERS
-from jsonl import BadLine, read_jsonl, write_jsonl
-from terminal import Problem, console, run, say
+from specdec.files import BadLine, read_jsonl, write_jsonl
+from specdec.terminal import Problem, console, run, say
 
 FIELDS = ("id", "prompt", "chosen", "rejected", "disability", "user_type", "task_type", "query_type")
 CATEGORIES = {"disability": DISABILITIES, "user_type": USERS, "task_type": TASKS, "query_type": QUERY_TYPES}
 CHARACTERS = {"prompt": (10, 400), "chosen": (200, 1000), "rejected": (120, 600)}
+EVALUATION_PROMPTS = tuple(Path("domains") / f"{name}.jsonl" for name in ("study0", "at", "general"))
 SIMILAR = 90  # of 100, by rapidfuzz
 
 BOILERPLATE = re.compile(
     r"\bas an ai\b|\bas a (large )?language model\b|\bi(?:'m| am) (?:sorry|unable)\b|\bi can(?:no|')t (?:help|assist|provide)\b"
     r"|^(?:certainly|sure|of course|absolutely|great question)[!,.:]|\bhere(?:'s| is) (?:a|the|your) (?:answer|response)\b"
-    r"|\bi hope this helps\b|\blet me know if\b", re.IGNORECASE)
+    r"|\bi hope this helps\b|\blet me know if\b",
+    re.IGNORECASE,
+)
 CHAT_TOKENS = re.compile(r"<\|[a-z_]+\|>|\[/?INST\]|</?s>|<<SYS>>|^(?:user|assistant|system):", re.IGNORECASE | re.MULTILINE)
 STRAIGHT = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "\u00a0": " ", "\u202f": " ", "\u200b": "", "\ufeff": ""})
 
@@ -58,6 +61,7 @@ def similar_pairs(prompts: list[str], others: list[str]) -> list[tuple[int, int]
 
 
 # --- one row at a time ------------------------------------------------------------------------------------------------
+
 
 def schema_fault(row: dict) -> str | None:
     for field in FIELDS:
@@ -94,6 +98,7 @@ def text_fault(row: dict) -> str | None:
 
 # --- the whole file ---------------------------------------------------------------------------------------------------
 
+
 def clean(raw: Iterable[dict], evaluation_prompts: list[str]) -> tuple[list[dict], list[dict]]:
     """Returns (clean rows in id order, rejected rows as they came, each with its `reason`)."""
     kept: list[tuple[dict, dict]] = []  # (cleaned, raw)
@@ -122,15 +127,19 @@ def drop_similar(kept: list[tuple[dict, dict]], evaluation_prompts: list[str]):
     for first, second in similar_pairs(prompts, prompts):
         if first < second and first not in reasons:
             reasons.setdefault(second, f"near-duplicate prompt of {kept[first][0]['id']}")
-    return ([pair for number, pair in enumerate(kept) if number not in reasons],
-            [{**kept[number][1], "reason": reason} for number, reason in sorted(reasons.items())])
+    return (
+        [pair for number, pair in enumerate(kept) if number not in reasons],
+        [{**kept[number][1], "reason": reason} for number, reason in sorted(reasons.items())],
+    )
 
 
-def read_evaluation_prompts(folder: Path) -> list[str]:
-    files = sorted(folder.glob("*.jsonl"))
-    if not files:
-        raise Problem(f"no evaluation prompts in {folder}, so leaks cannot be found. Name their folder by --prompts.")
-    return [row["prompt"] for file in files for row in read_jsonl(file, required=("prompt",))]
+def read_evaluation_prompts(files: Iterable[Path]) -> list[str]:
+    try:
+        return [row["prompt"] for file in files for row in read_jsonl(file, required=("prompt",))]
+    except FileNotFoundError as error:
+        raise Problem(
+            f"no evaluation prompts at {error.filename}, so leaks cannot be found. Name their files by --prompts."
+        ) from None
 
 
 def print_counts(total: int, rows: list[dict], rejects: list[dict]) -> None:
@@ -151,7 +160,14 @@ def main() -> None:
     parser.add_argument("--input", type=Path, default=Path("dpo_raw.jsonl"), help="(default %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("dpo_clean.jsonl"), help="(default %(default)s)")
     parser.add_argument("--rejects", type=Path, default=Path("dpo_rejects.jsonl"), help="(default %(default)s)")
-    parser.add_argument("--prompts", type=Path, default=Path("prompts"), help="evaluation prompts (default %(default)s)")
+    parser.add_argument(
+        "--prompts",
+        type=Path,
+        nargs="+",
+        default=EVALUATION_PROMPTS,
+        metavar="FILE",
+        help="evaluation prompts (default: study 0's three files in domains/)",
+    )
     args = parser.parse_args()
     try:
         raw = list(read_jsonl(args.input))

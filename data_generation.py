@@ -22,15 +22,33 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from jsonl import BadLine, append_jsonl, read_jsonl, write_whole
-from terminal import Problem, run, say
+from specdec.files import BadLine, append_jsonl, read_jsonl, write_whole
+from specdec.terminal import Problem, run, say
 
 # The seed's three lists, in its order.
-DISABILITIES = ("low vision", "blindness", "motor impairment", "cognitive disability", "hearing impairment", "dyslexia",
-                "ADHD", "ALS", "color blindness", "tremor", "multiple disabilities", "deafblindness")
+DISABILITIES = (
+    "low vision",
+    "blindness",
+    "motor impairment",
+    "cognitive disability",
+    "hearing impairment",
+    "dyslexia",
+    "ADHD",
+    "ALS",
+    "color blindness",
+    "tremor",
+    "multiple disabilities",
+    "deafblindness",
+)
 USERS = ("end user", "developer", "IT admin", "teacher", "occupational therapist", "caregiver", "procurement officer")
-TASKS = ("tool recommendation", "configuration", "troubleshooting", "standards compliance", "enterprise deployment",
-         "comparison")
+TASKS = (
+    "tool recommendation",
+    "configuration",
+    "troubleshooting",
+    "standards compliance",
+    "enterprise deployment",
+    "comparison",
+)
 
 # The seed found that query type decides, so every request carries one. A task admits one to three of them; the
 # weights make recommendations the commonest type, as in the seed.
@@ -106,9 +124,11 @@ class Request:
     rejected_length: int
 
     def text(self) -> str:
-        return (f"[{self.id}] disability: {self.disability}; asked by: {self.user_type}; task: {self.task_type}; "
-                f"query type: {self.query_type}\n  form: {self.form}\n"
-                f"  lengths: chosen {self.chosen_length} characters, rejected {self.rejected_length} characters")
+        return (
+            f"[{self.id}] disability: {self.disability}; asked by: {self.user_type}; task: {self.task_type}; "
+            f"query type: {self.query_type}\n  form: {self.form}\n"
+            f"  lengths: chosen {self.chosen_length} characters, rejected {self.rejected_length} characters"
+        )
 
 
 def plan_requests(rows: int = 985, seed: int = 42) -> list[Request]:
@@ -125,22 +145,33 @@ def plan_requests(rows: int = 985, seed: int = 42) -> list[Request]:
     requests = []
     for number, (disability, user, task) in enumerate(cells[:rows], start=1):
         types = QUERY_TYPES_BY_TASK[task]
-        requests.append(Request(
-            id=f"at-{number:04d}", disability=disability, user_type=user, task_type=task,
-            query_type=chance.choices(list(types), list(types.values()))[0],
-            form=chance.choice(FORMS),
-            chosen_length=round(min(max(chance.gauss(555, 70), 400), 720) / 10) * 10,
-            rejected_length=round(min(max(chance.gauss(281, 35), 200), 370) / 10) * 10,
-        ))
+        requests.append(
+            Request(
+                id=f"at-{number:04d}",
+                disability=disability,
+                user_type=user,
+                task_type=task,
+                query_type=chance.choices(list(types), list(types.values()))[0],
+                form=chance.choice(FORMS),
+                chosen_length=round(min(max(chance.gauss(555, 70), 400), 720) / 10) * 10,
+                rejected_length=round(min(max(chance.gauss(281, 35), 200), 370) / 10) * 10,
+            )
+        )
     return requests
 
 
 def raw_row(request: Request, answer: dict) -> dict:
     """Joins an answer to what the plan knows of its request; the key order is the file's."""
-    return {"id": request.id,
-            "prompt": answer["prompt"], "chosen": answer["chosen"], "rejected": answer["rejected"],
-            "disability": request.disability, "user_type": request.user_type, "task_type": request.task_type,
-            "query_type": request.query_type}
+    return {
+        "id": request.id,
+        "prompt": answer["prompt"],
+        "chosen": answer["chosen"],
+        "rejected": answer["rejected"],
+        "disability": request.disability,
+        "user_type": request.user_type,
+        "task_type": request.task_type,
+        "query_type": request.query_type,
+    }
 
 
 def answered_ids(output: Path) -> set[str]:
@@ -149,12 +180,14 @@ def answered_ids(output: Path) -> set[str]:
 
 def export_batches(requests: list[Request], directory: Path, batch_size: int) -> None:
     """Writes batch_01.md, batch_02.md, … each a whole prompt for a chat assistant."""
-    batches = [requests[start:start + batch_size] for start in range(0, len(requests), batch_size)]
+    batches = [requests[start : start + batch_size] for start in range(0, len(requests), batch_size)]
     for number, batch in enumerate(batches, start=1):
         parts = [INSTRUCTIONS, RESPONSE_FORMAT, *(request.text() for request in batch)]
         write_whole(directory / f"batch_{number:02d}.md", "\n\n".join(parts) + "\n")
-    say(f"wrote {len(batches)} batches of up to {batch_size} requests to {directory}. "
-        f"Save each answer beside its batch as batch_NN.jsonl, then run --import-responses {directory}.")
+    say(
+        f"wrote {len(batches)} batches of up to {batch_size} requests to {directory}. "
+        f"Save each answer beside its batch as batch_NN.jsonl, then run --import-responses {directory}."
+    )
 
 
 def import_batches(requests: dict[str, Request], directory: Path, output: Path) -> None:
@@ -207,8 +240,12 @@ def ask_api(requests: list[Request], args: argparse.Namespace) -> None:
 
     def ask(request: Request):
         return client.chat.completions.parse(
-            model=args.model, temperature=args.temperature, response_format=PreferencePair, max_tokens=800,
-            messages=[{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": request.text()}])
+            model=args.model,
+            temperature=args.temperature,
+            response_format=PreferencePair,
+            max_tokens=800,
+            messages=[{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": request.text()}],
+        )
 
     sent = received = failed = 0
     pool = ThreadPoolExecutor(args.concurrency)
@@ -234,8 +271,11 @@ def ask_api(requests: list[Request], args: argparse.Namespace) -> None:
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         cost = sent / 1e6 * args.price_in + received / 1e6 * args.price_out
-        say(f"used {sent:,} prompt and {received:,} completion tokens"
-            + (f", about ${cost:.2f}" if cost else "") + f"; {failed} failed. Run again to resume.")
+        say(
+            f"used {sent:,} prompt and {received:,} completion tokens"
+            + (f", about ${cost:.2f}" if cost else "")
+            + f"; {failed} failed. Run again to resume."
+        )
     if failed:
         raise Problem(f"{failed} requests got no pair. Run the same command again to ask for these alone.")
 

@@ -36,26 +36,29 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from environment import environment
-from jsonl import BadLine, append_jsonl, read_jsonl
-from models import Pair, add_model_arguments, choose_pair
-from speculative_decode import Engine, Settings, add_sampling_arguments, read_settings, run_prompt, to_probs, until_stop
-from terminal import Problem, put_json, run, say
+from specdec.alignment import draft_probs, overlap_and_kept, verifier_probs
+from specdec.engine import Engine
+from specdec.files import BadLine, append_jsonl, read_jsonl
+from specdec.intervals import RESAMPLES, mean_with_interval
+from specdec.models import Pair, add_model_arguments, choose_pair
+from specdec.provenance import environment
+from specdec.reference import generation_config
+from specdec.sampling import Settings, add_sampling_arguments, read_settings
+from specdec.terminal import Problem, put_json, run, say
+from specdec.theory import expected_blocks
+from specdec.trace import summarize
+from speculative_decode import load_drafter, run_prompt, until_stop
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-RESAMPLES, FEWEST_TO_RESAMPLE = 10_000, 8
 PAIRED_KEYS, LIVE_KEYS = ("overlap", "kept"), ("mode", "seed", "trace")  # what a row of either step must hold
 LONGEST_K = 8  # the report's largest draft length
 CONDITIONS = (("recommendation", "definitional"), ("procedural", "technical"))  # of the seed's third table
-PROMPT_FILES = ("prompts/seed.jsonl", "prompts/at.jsonl", "prompts/general.jsonl")
+PROMPT_FILES = ("domains/study0.jsonl", "domains/at.jsonl", "domains/general.jsonl")
 
 
-def read_rows(files: Iterable[str | Path],
-              required: Iterable[str] = ("prompt", "domain", "query_type", "source")) -> list[dict]:
+def read_rows(
+    files: Iterable[str | Path], required: Iterable[str] = ("prompt", "domain", "query_type", "source")
+) -> list[dict]:
     """The rows of prompt files, or of our own result files."""
     try:
         return [row for file in files for row in read_jsonl(file, required)]
@@ -86,20 +89,28 @@ def measured_rows(file: Path, keys: Iterable[str], conditions: dict | None = Non
     rows, adapters = read_rows([file]) if file.exists() else [], dict(adapters or {})
     for row in rows:
         if missing := [key for key in (*keys, "conditions", "adapters") if key not in row]:
-            raise Problem(f"{file}: the row of '{row['prompt'][:40]}…' lacks {missing[0]}. Delete it, or move the file away, "
-                          "and run the step again.")
+            raise Problem(
+                f"{file}: the row of '{row['prompt'][:40]}…' lacks {missing[0]}. Delete it, or move the file away, "
+                "and run the step again."
+            )
         conditions = conditions or row["conditions"]
         other = row["conditions"] != conditions
         if other or any(adapters.setdefault(name, digest) != digest for name, digest in row["adapters"].items()):
-            raise Problem(f"{file} holds rows of other {'settings or models' if other else 'adapters'}. Give the same "
-                          "options again, or move the file away to measure anew.")
+            raise Problem(
+                f"{file} holds rows of other {'settings or models' if other else 'adapters'}. Give the same "
+                "options again, or move the file away to measure anew."
+            )
     return rows
 
 
 def conditions_of(pair: Pair, settings: Settings, without: str | None = None) -> dict:
     """What must be equal for two rows to be compared; kept in every row."""
-    return {"draft": pair.draft.id, "verifier": pair.verifier.id, "quantization": pair.quantization,
-            **{key: value for key, value in asdict(settings).items() if key != without}}
+    return {
+        "draft": pair.draft.id,
+        "verifier": pair.verifier.id,
+        "quantization": pair.quantization,
+        **{key: value for key, value in asdict(settings).items() if key != without},
+    }
 
 
 def named_drafts(args: argparse.Namespace) -> dict[str, str | None]:
@@ -125,6 +136,7 @@ def adapter_digest(path: str | None) -> str | None:
 
 # --- complete ---------------------------------------------------------------------------------------------------------
 
+
 def complete(args: argparse.Namespace) -> None:
     """Samples one answer per prompt from the verifier alone, in batches of prompts of similar length."""
     import torch
@@ -137,20 +149,22 @@ def complete(args: argparse.Namespace) -> None:
         return say(f"all {len(done)} answers are in {args.completions} already")
     engine, settings = Engine(choose_pair(args)), read_settings(args)
     model, tokenizer = engine.verifier.model, engine.tokenizer
-    law = engine.sampling_law(settings)
+    law = generation_config(engine, settings)
     tokenizer.padding_side, tokenizer.pad_token_id = "left", law.pad_token_id
     for start in tqdm(range(0, len(todo), args.batch_size), desc="answers", unit="batch"):
-        batch = todo[start:start + args.batch_size]
-        inputs = tokenizer.pad({"input_ids": [engine.prompt_ids(row["prompt"], settings)[0] for row in batch]},
-                               return_tensors="pt").to(model.device)
+        batch = todo[start : start + args.batch_size]
+        inputs = tokenizer.pad(
+            {"input_ids": [engine.prompt_ids(row["prompt"], settings)[0] for row in batch]}, return_tensors="pt"
+        ).to(model.device)
         set_seed(args.seed + len(done) + start)  # a resumed run draws anew for the prompts still open
         with torch.inference_mode():
-            answers = model.generate(**inputs, generation_config=law)[:, inputs["input_ids"].shape[1]:].tolist()
+            answers = model.generate(**inputs, generation_config=law)[:, inputs["input_ids"].shape[1] :].tolist()
         for row, answer in zip(batch, answers, strict=True):
             append_jsonl(args.completions, {**row, "token_ids": until_stop(answer, engine.stop), "seed": args.seed})
 
 
 # --- paired -----------------------------------------------------------------------------------------------------------
+
 
 def paired(args: argparse.Namespace) -> None:
     """Computes, for every stored answer and every draft, the mean of Σ_x min(p, q) over the answer's positions.
@@ -166,88 +180,42 @@ def paired(args: argparse.Namespace) -> None:
     conditions, adapters = conditions_of(pair, settings, without="k"), {name: adapter_digest(drafts[name]) for name in drafts}
     wanted = {row["prompt"] for row in chosen_prompts(args)}
     answers = [row for row in read_rows([args.completions]) if row["prompt"] in wanted]
-    finished = {(row["prompt"], name) for row in measured_rows(args.paired, PAIRED_KEYS, conditions, adapters)
-                for name in row["overlap"]}
-    todo = [(row, missing) for row in answers
-            if (missing := [name for name in drafts if (row["prompt"], name) not in finished])]
+    finished = {
+        (row["prompt"], name)
+        for row in measured_rows(args.paired, PAIRED_KEYS, conditions, adapters)
+        for name in row["overlap"]
+    }
+    todo = [
+        (row, missing) for row in answers if (missing := [name for name in drafts if (row["prompt"], name) not in finished])
+    ]
     if not todo:
         return say(f"every draft is measured on all {len(answers)} answers in {args.paired} already")
     engine, commit = Engine(pair), environment()["commit"]
-    drafters = {name: engine.load_drafter(path)[0] for name, path in drafts.items()
-                if any(name in missing for _, missing in todo)}
+    models = {name: engine.load_draft(path)[0] for name, path in drafts.items() if any(name in missing for _, missing in todo)}
     with torch.inference_mode():
         for row, missing in tqdm(todo, desc="paired", unit="prompt"):
-            target_prompt, draft_prompt = engine.prompt_ids(row["prompt"], settings)
-            p = _target_probs(engine, target_prompt, row["token_ids"], settings)
-            overlap, kept = {}, {}
+            verifier_prompt, draft_prompt = engine.prompt_ids(row["prompt"], settings)
+            answer, overlap, kept = row["token_ids"], {}, {}
+            p = verifier_probs(engine.verifier, verifier_prompt, answer, settings)
             for name in missing:
-                overlap[name], kept[name] = _overlap_and_kept(p, drafters[name], draft_prompt, row["token_ids"], settings)
-            append_jsonl(args.paired, {
-                **{key: value for key, value in row.items() if key not in ("token_ids", "seed")},
-                "positions": len(row["token_ids"]),
-                "overlap": {name: float(values.mean()) for name, values in overlap.items()},
-                "kept": {name: [round(value, 4) for value in values.tolist()] for name, values in kept.items()},
-                "conditions": conditions, "adapters": {name: adapters[name] for name in missing}, "commit": commit})
-
-
-def _target_probs(engine: Engine, prompt: list[int], answer: list[int], settings: Settings) -> Tensor:
-    """p [n, V] at the n positions of `answer`."""
-    engine.verifier.start()
-    return to_probs(engine.verifier.feed(prompt + answer[:-1], keep=len(answer)), settings)
-
-
-def _overlap_and_kept(p: Tensor, drafter, prompt: list[int], answer: list[int], settings: Settings) -> tuple[Tensor, Tensor]:
-    """At the n positions of `answer`: Σ_x min(p, q) [n], and the chance [n] that its token x came from the draft.
-
-    A position emits x from the draft with probability min(p(x), q(x)), and from either source with p(x): so a token of
-    the finished text came from the draft with probability min(1, q(x) / p(x)), if the position was tested at all.
-    q comes from one pass of the draft over its own spelling of the same text.
-    """
-    import torch
-
-    spelled = [drafter.shared.translate([token]) for token in answer[:-1]]
-    context = prompt + [token for piece in spelled for token in piece]
-    # q for position i is read after the last draft token of answer[:i].
-    ends = torch.tensor([0, *(len(piece) for piece in spelled)]).cumsum(0)
-    drafter.model.start()
-    logits = drafter.model.feed(context, keep=len(context) - len(prompt) + 1)[ends][:, drafter.draft_ids]
-    q = torch.zeros_like(p)
-    q[:, drafter.target_ids] = to_probs(logits, settings)
-    tokens = torch.tensor(answer, device=p.device)[:, None]
-    return torch.minimum(p, q).sum(-1), (q.gather(1, tokens) / p.gather(1, tokens).clamp(min=1e-30)).clamp(max=1)[:, 0]
-
-
-def expected_blocks(kept: list[float], k: int, max_new_tokens: int) -> tuple[float, float, float]:
-    """Expected (verifier passes, tokens drafted, tokens accepted) of decoding that produced a given text.
-
-    Args:
-        kept: [n], for every token of the text the chance that it came from the draft, if its position was tested.
-        k: draft length K, or fewer near `max_new_tokens`, as in `speculative_decode.decode`.
-
-    Given the text, acceptances are independent: what follows x depends on x, not on where x came from. So with the
-    chance `begins[i]` that a block begins at position i, a walk through its drafts gives the chances of all later
-    beginnings: exact sums, no sampling. One thing is not in the text: a stop token that the draft proposed too early
-    cuts its block short, so `drafted` is at most K − 1 too high for each of them.
-    """
-    begins = [1.0] + [0.0] * len(kept)
-    passes = drafted = accepted = 0.0
-    for start in range(len(kept)):
-        chance, length = begins[start], min(k, max_new_tokens - 1 - start)
-        end = min(start + length, len(kept))
-        passes += chance
-        drafted += chance * length
-        for place in range(start, end):
-            begins[place + 1] += chance * (1 - kept[place])
-            chance *= kept[place]
-            accepted += chance
-        if end < len(kept):
-            begins[end + 1] += chance  # all were accepted, and the free token follows
-        else:
-            drafted -= chance * (start + length - end)  # nothing is drafted behind an accepted stop token
-    return passes, drafted, accepted
+                q = draft_probs(models[name], engine.shared, draft_prompt, answer, engine.rows, settings)
+                overlap[name], kept[name] = overlap_and_kept(p, q, answer)
+            append_jsonl(
+                args.paired,
+                {
+                    **{key: value for key, value in row.items() if key not in ("token_ids", "seed")},
+                    "positions": len(row["token_ids"]),
+                    "overlap": {name: float(values.mean()) for name, values in overlap.items()},
+                    "kept": {name: [round(value, 4) for value in values.tolist()] for name, values in kept.items()},
+                    "conditions": conditions,
+                    "adapters": {name: adapters[name] for name in missing},
+                    "commit": commit,
+                },
+            )
 
 
 # --- live -------------------------------------------------------------------------------------------------------------
+
 
 def live(args: argparse.Namespace) -> None:
     """Decodes every prompt with every draft, seed by seed; the plain verifier, for the speed-up, at the first seed."""
@@ -255,28 +223,44 @@ def live(args: argparse.Namespace) -> None:
 
     drafts, settings, pair = named_drafts(args), read_settings(args), choose_pair(args)
     conditions, adapters = conditions_of(pair, settings), {name: adapter_digest(drafts[name]) for name in drafts}
-    done = {(row["prompt"], row["mode"], row["seed"])
-            for row in measured_rows(args.live, LIVE_KEYS, conditions, adapters)}
+    done = {(row["prompt"], row["mode"], row["seed"]) for row in measured_rows(args.live, LIVE_KEYS, conditions, adapters)}
     prompts = chosen_prompts(args)
-    todo = [(row, name, seed) for seed in range(args.seed, args.seed + args.seeds) for row in prompts
-            for name in (["verifier"] if seed == args.seed and not args.no_baseline else []) + list(drafts)
-            if (row["prompt"], name, seed) not in done]
+    todo = [
+        (row, name, seed)
+        for seed in range(args.seed, args.seed + args.seeds)
+        for row in prompts
+        for name in (["verifier"] if seed == args.seed and not args.no_baseline else []) + list(drafts)
+        if (row["prompt"], name, seed) not in done
+    ]
     if not todo:
         return say(f"all {len(done)} runs are in {args.live} already")
     engine, commit = Engine(pair), environment()["commit"]
-    drafters = {"verifier": (None, "none"), **{name: engine.load_drafter(path) for name, path in drafts.items()}}
+    drafters = {"verifier": (None, "none"), **{name: load_drafter(engine, path) for name, path in drafts.items()}}
     for row, name, seed in tqdm(todo, desc="live", unit="run"):
         drafter, state = drafters[name]
-        result = run_prompt(engine, row["prompt"], name, settings, seed, drafter)
-        if result.pop("interrupted"):
+        decoded = run_prompt(engine, row["prompt"], name, settings, seed, drafter)
+        if decoded.interrupted:
             raise KeyboardInterrupt
-        result["trace"] = [[block.drafted, block.accepted, len(block.tokens)] for block in result["trace"][1:]]
-        append_jsonl(args.live, {
-            **row, **{key: value for key, value in result.items() if key != "text"}, "adapter": state,
-            "conditions": conditions, "adapters": {name: adapters[name]} if drafter else {}, "commit": commit})
+        trace = [[len(block.drafted), block.accepted, len(block.tokens)] for block in decoded.blocks]
+        append_jsonl(
+            args.live,
+            {
+                **row,
+                "mode": name,
+                "seed": seed,
+                "token_ids": decoded.token_ids,
+                **summarize(decoded),
+                "trace": trace,
+                "adapter": state,
+                "conditions": conditions,
+                "adapters": {name: adapters[name]} if drafter else {},
+                "commit": commit,
+            },
+        )
 
 
 # --- report -----------------------------------------------------------------------------------------------------------
+
 
 def report(args: argparse.Namespace) -> None:
     """Writes the statistics of `paired`, and of `live` where it was run, to results/acceptance.json."""
@@ -285,27 +269,38 @@ def report(args: argparse.Namespace) -> None:
     if not measured:
         raise Problem(f"no rows in {args.paired}. Run the step that writes it first; see --help.")
     settings = Settings(k=args.k, max_new_tokens=measured[0]["conditions"]["max_new_tokens"])
-    replays = {k: [(row, {name: _replay(kept, k, settings) for name, kept in row["kept"].items()}) for row in measured]
-               for k in range(1, max(LONGEST_K, settings.k) + 1)}
-    result = {"settings": {**measured[0]["conditions"], "k": settings.k, "seed": args.seed, "resamples": RESAMPLES},
-              "adapters": measured[0]["adapters"], "commits": {"paired": commits},
-              "paired": compare_drafts([(row, row["overlap"]) for row in measured], args.seed),
-              "replayed": {figure: compare_drafts(_pick(replays[settings.k], figure), args.seed)
-                           for figure in ("acceptance_rate", "block_efficiency")},
-              "replayed_by_k": {k: {group: found["means"] for group, found in
-                                    compare_drafts(_pick(replay, "block_efficiency"), args.seed).items()}
-                                for k, replay in replays.items()}}
+    replays = {
+        k: [(row, {name: _replay(kept, k, settings) for name, kept in row["kept"].items()}) for row in measured]
+        for k in range(1, max(LONGEST_K, settings.k) + 1)
+    }
+    result = {
+        "settings": {**measured[0]["conditions"], "k": settings.k, "seed": args.seed, "resamples": RESAMPLES},
+        "adapters": measured[0]["adapters"],
+        "commits": {"paired": commits},
+        "paired": compare_drafts([(row, row["overlap"]) for row in measured], args.seed),
+        "replayed": {
+            figure: compare_drafts(_pick(replays[settings.k], figure), args.seed)
+            for figure in ("acceptance_rate", "block_efficiency")
+        },
+        "replayed_by_k": {
+            k: {group: found["means"] for group, found in compare_drafts(_pick(replay, "block_efficiency"), args.seed).items()}
+            for k, replay in replays.items()
+        },
+    }
     if rows := measured_rows(args.live, LIVE_KEYS, {**measured[0]["conditions"], "k": settings.k}, measured[0]["adapters"]):
         result["commits"]["live"] = sorted({str(row["commit"]) for row in rows})
         result["adapter_states"] = {row["mode"]: row["adapter"] for row in rows}
-        result["live"] = {figure: compare_drafts(_live_values(rows, figure), args.seed) for figure in (
-            "acceptance_rate", "expected_acceptance", "block_efficiency", "tokens_per_second")}
+        result["live"] = {
+            figure: compare_drafts(_live_values(rows, figure), args.seed)
+            for figure in ("acceptance_rate", "expected_acceptance", "block_efficiency", "tokens_per_second")
+        }
         result["live_by_prompt"] = by_prompt(rows)
         if change := result["replayed"]["acceptance_rate"].get("at", {"changes": {}})["changes"].get("dpo"):
             result["noise"] = noise_of_one_run(rows, change["mean"])
         result["live_speed"] = beside_the_verifier(rows, args.seed)
-        result["agreement"] = agreement(_live_values(rows, "acceptance_rate"),
-                                        _pick(replays[settings.k], "acceptance_rate"), args.seed)
+        result["agreement"] = agreement(
+            _live_values(rows, "acceptance_rate"), _pick(replays[settings.k], "acceptance_rate"), args.seed
+        )
     put_json({**result, "environment": environment()}, str(args.report))
     for group, figures in result["paired"].items():
         for name, change in figures["changes"].items():
@@ -345,11 +340,22 @@ def by_prompt(rows: list[dict]) -> list[dict]:
     """The seed's tables: per prompt of its own and draft, mean and standard deviation of accepted/drafted over the seeds."""
     prompts: dict[str, dict[str, list[float]]] = {}
     for row in rows:
-        if row["source"] == "seed" and row["acceptance_rate"] is not None:
+        if row["source"] == "study0" and row["acceptance_rate"] is not None:
             prompts.setdefault(row["prompt"], {}).setdefault(row["mode"], []).append(row["acceptance_rate"])
-    return [{"prompt": prompt, "drafts": {name: {
-        "runs": len(rates), "mean": statistics.mean(rates), "sd": statistics.stdev(rates) if len(rates) > 1 else None}
-        for name, rates in drafts.items()}} for prompt, drafts in prompts.items()]
+    return [
+        {
+            "prompt": prompt,
+            "drafts": {
+                name: {
+                    "runs": len(rates),
+                    "mean": statistics.mean(rates),
+                    "sd": statistics.stdev(rates) if len(rates) > 1 else None,
+                }
+                for name, rates in drafts.items()
+            },
+        }
+        for prompt, drafts in prompts.items()
+    ]
 
 
 def noise_of_one_run(rows: list[dict], effect: float) -> dict | None:
@@ -363,7 +369,7 @@ def noise_of_one_run(rows: list[dict], effect: float) -> dict | None:
     """
     rates: dict[str, dict[str, dict[int, float]]] = {}
     for row in rows:
-        if (row["source"], row["domain"]) == ("seed", "at") and row["acceptance_rate"] is not None:
+        if (row["source"], row["domain"]) == ("study0", "at") and row["acceptance_rate"] is not None:
             drafts = rates.setdefault(row["prompt"], {"base": {}, "dpo": {}})
             drafts.setdefault(row["mode"], {})[row["seed"]] = row["acceptance_rate"]
     whole = [drafts["base"].keys() & drafts["dpo"].keys() for drafts in rates.values()]
@@ -374,9 +380,15 @@ def noise_of_one_run(rows: list[dict], effect: float) -> dict | None:
     runs = [[drafts[name][seed] for seed in seeds] for drafts in rates.values() for name in ("base", "dpo")]
     run, difference = (statistics.mean(map(statistics.variance, found)) ** 0.5 for found in (runs, changes))
     z = sum(statistics.NormalDist().inv_cdf(share) for share in (0.975, 0.8))
-    return {"prompts": len(rates), "seeds": len(seeds), "run": run, "difference": difference, "effect": effect,
-            "by_seed": dict(zip(seeds, map(statistics.mean, zip(*changes, strict=True)), strict=True)),
-            "prompts_needed": math.ceil((z * difference / effect) ** 2)}
+    return {
+        "prompts": len(rates),
+        "seeds": len(seeds),
+        "run": run,
+        "difference": difference,
+        "effect": effect,
+        "by_seed": dict(zip(seeds, map(statistics.mean, zip(*changes, strict=True)), strict=True)),
+        "prompts_needed": math.ceil((z * difference / effect) ** 2),
+    }
 
 
 def beside_the_verifier(rows: list[dict], seed: int) -> dict[str, dict]:
@@ -384,7 +396,7 @@ def beside_the_verifier(rows: list[dict], seed: int) -> dict[str, dict]:
 
     Other runs may be of another sitting, and a shared machine is not equally fast in both.
     """
-    own = [row for row in rows if row["source"] == "seed" and row["tokens_per_second"]]
+    own = [row for row in rows if row["source"] == "study0" and row["tokens_per_second"]]
     plain = {(row["prompt"], row["seed"]): row["tokens_per_second"] for row in own if row["mode"] == "verifier"}
     found: dict[str, list[dict]] = {}
     for row in own:
@@ -396,9 +408,14 @@ def beside_the_verifier(rows: list[dict], seed: int) -> dict[str, dict]:
         for row in runs:
             ratios.setdefault(row["prompt"], []).append(row["tokens_per_second"] / plain[row["prompt"], row["seed"]])
         speedup = mean_with_interval([statistics.mean(of_prompt) for of_prompt in ratios.values()], seed)
-        result[mode] = {"runs": len(runs), **{figure: statistics.mean(row[figure] for row in runs) for figure in (
-            "tokens", "seconds", "tokens_per_second", "block_efficiency")},
-            "speedup": {key: speedup[key] for key in ("mean", "interval")}}
+        result[mode] = {
+            "runs": len(runs),
+            **{
+                figure: statistics.mean(row[figure] for row in runs)
+                for figure in ("tokens", "seconds", "tokens_per_second", "block_efficiency")
+            },
+            "speedup": {key: speedup[key] for key in ("mean", "interval")},
+        }
     return result
 
 
@@ -425,9 +442,9 @@ def groups_of(row: dict) -> list[str]:
 
     The seed's own prompts stand apart from the large sets.
     """
-    own = [row["query_type"]] if row["source"] != "seed" else []
+    own = [row["query_type"]] if row["source"] != "study0" else []
     kinds = own + ["/".join(types) for types in CONDITIONS if row["query_type"] in types]
-    domain = f"seed {row['domain']}" if row["source"] == "seed" else row["domain"]
+    domain = f"study0 {row['domain']}" if row["source"] == "study0" else row["domain"]
     return [domain, *(f"{domain}: {kind}" for kind in kinds)]
 
 
@@ -443,48 +460,36 @@ def compare_drafts(values: list[tuple[dict, dict[str, float]]], seed: int) -> di
         for name in sorted(set.union(*(set(drafts) for drafts in prompts)) - set(names)):
             say(f"{group}: {name} lacks some of the {len(prompts)} prompts and is left out; run its step again")
         result[group] = {
-            "prompts": len(prompts), "means": {name: sum(drafts[name] for drafts in prompts) / len(prompts) for name in names},
-            "changes": {name: mean_with_interval([drafts[name] - drafts["base"] for drafts in prompts], seed)
-                        for name in names if name != "base" and "base" in names}}
+            "prompts": len(prompts),
+            "means": {name: sum(drafts[name] for drafts in prompts) / len(prompts) for name in names},
+            "changes": {
+                name: mean_with_interval([drafts[name] - drafts["base"] for drafts in prompts], seed)
+                for name in names
+                if name != "base" and "base" in names
+            },
+        }
     return result
-
-
-def mean_with_interval(values: list[float], seed: int) -> dict:
-    """Mean, two-sided 95% interval and how many of `values` (one a prompt) are above zero.
-
-    The interval is the percentile bootstrap over prompts; below FEWEST_TO_RESAMPLE prompts it is Student's t, because
-    resampling so few gives intervals that are far too short. One prompt has an interval of any width: none is given.
-    """
-    import numpy
-    from scipy.stats import bootstrap, sem, t
-
-    mean, count = sum(values) / len(values), len(values)
-    if count == 1:
-        interval = None
-    elif len(set(values)) == 1:
-        interval = [mean, mean]
-    elif count < FEWEST_TO_RESAMPLE:
-        interval = [float(bound) for bound in t.interval(0.95, count - 1, loc=mean, scale=sem(values))]
-    else:
-        found = bootstrap((numpy.array(values),), numpy.mean, n_resamples=RESAMPLES, method="percentile",
-                          rng=numpy.random.default_rng(seed)).confidence_interval
-        interval = [float(found.low), float(found.high)]
-    return {"mean": mean, "interval": interval, "rose": sum(value > 0 for value in values)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=("complete", "paired", "live", "report"))
     parser.add_argument("--prompts", nargs="+", default=PROMPT_FILES, metavar="FILE", help="(default: all of prompts/)")
-    parser.add_argument("--drafts", nargs="+", default=["base", "dpo=final_adapter"], metavar="NAME[=ADAPTER]",
-                        help="(default: base dpo=final_adapter)")
+    parser.add_argument(
+        "--drafts",
+        nargs="+",
+        default=["base", "dpo=final_adapter"],
+        metavar="NAME[=ADAPTER]",
+        help="(default: base dpo=final_adapter)",
+    )
     parser.add_argument("--completions", type=Path, default=Path("results/completions.jsonl"))
     parser.add_argument("--paired", type=Path, default=Path("results/paired.jsonl"))
     parser.add_argument("--live", type=Path, default=Path("results/live.jsonl"))
     parser.add_argument("--report", type=Path, default=Path("results/acceptance.json"))
     parser.add_argument("--seeds", type=int, default=5, help="live: runs per prompt and draft (default 5)")
-    parser.add_argument("--per-type", type=int, metavar="N",
-                        help="N prompts of each domain and query type, drawn by --seed (default: all)")
+    parser.add_argument(
+        "--per-type", type=int, metavar="N", help="N prompts of each domain and query type, drawn by --seed (default: all)"
+    )
     parser.add_argument("--no-baseline", action="store_true", help="live: skip the plain verifier, which the speed-up needs")
     parser.add_argument("--batch-size", type=int, default=32, help="complete: prompts per batch (default 32)")
     add_sampling_arguments(parser)

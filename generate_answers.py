@@ -21,11 +21,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from environment import environment
-from jsonl import append_jsonl, read_jsonl
-from models import add_model_arguments, cache_folder, choose_pair
-from speculative_decode import Engine, Settings, to_probs
-from terminal import Problem, run, say
+from specdec.engine import Engine
+from specdec.files import append_jsonl, read_jsonl
+from specdec.models import add_model_arguments, choose_pair
+from specdec.provenance import environment
+from specdec.sampling import Settings, to_probs
+from specdec.terminal import Problem, run, say
+from specdec.weights import cache_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,19 +62,23 @@ def sample_batch(engine: Engine, prompts: list[str], settings: Settings, seed: i
     width = max(map(len, ids))
     tokens = torch.tensor([[0] * (width - len(row)) + row for row in ids], device=model.device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=model.device)
-    generators = [torch.Generator(device=model.device).manual_seed(
-        prompt_seed(seed, prompt, settings.temperature, settings.top_p)) for prompt in prompts]
+    generators = [
+        torch.Generator(device=model.device).manual_seed(prompt_seed(seed, prompt, settings.temperature, settings.top_p))
+        for prompt in prompts
+    ]
     answers: list[list[int]] = [[] for _ in prompts]
     kept: list[list[tuple[Tensor, Tensor]]] = [[] for _ in prompts]
     live, cache = list(range(len(prompts))), DynamicCache()
     for _ in range(settings.max_new_tokens):
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1]:]
-        logits = model(tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True,
-                       logits_to_keep=1).logits[:, -1]
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+        logits = model(
+            tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
+        ).logits[:, -1]
         logits[:, engine.verifier.unnamed] = float("-inf")
         probs = to_probs(logits, settings)
-        drawn = torch.cat([torch.multinomial(row, 1, generator=generators[place])
-                           for row, place in zip(probs, live, strict=True)])
+        drawn = torch.cat(
+            [torch.multinomial(row, 1, generator=generators[place]) for row, place in zip(probs, live, strict=True)]
+        )
         if keep:
             top = probs.topk(keep)
             for row, place in enumerate(live):
@@ -119,7 +125,7 @@ def open_work(args: argparse.Namespace, done: set) -> list[tuple[dict, float, fl
     """(row, temperature, top-p) still to be answered, in an order drawn by --seed, so that any part of it is a sample."""
     rows = [row for file in args.prompts for row in read_jsonl(file, required=("prompt",))]
     random.Random(args.seed).shuffle(rows)
-    work = [(row, temperature, top_p) for row in rows[:args.limit] for temperature in args.temperature for top_p in args.top_p]
+    work = [(row, temperature, top_p) for row in rows[: args.limit] for temperature in args.temperature for top_p in args.top_p]
     return [item for item in work if (item[0]["prompt"], item[1], item[2]) not in done]
 
 
@@ -149,24 +155,42 @@ def main() -> None:
     run_id = hashlib.sha256(repr((conditions, len(done), args.seed)).encode()).hexdigest()[:8]
     if not done:
         args.output.parent.mkdir(parents=True, exist_ok=True)
-        append_jsonl(args.output, {"run_id": run_id, "command": "python " + " ".join(sys.argv), "conditions": conditions,
-                                   "dtype": str(engine.verifier.model.dtype), "environment": environment()})
+        append_jsonl(
+            args.output,
+            {
+                "run_id": run_id,
+                "command": "python " + " ".join(sys.argv),
+                "conditions": conditions,
+                "dtype": str(engine.verifier.model.dtype),
+                "environment": environment(),
+            },
+        )
     with tqdm(total=len(work), desc="answers", unit="answer") as bar, torch.inference_mode():
         for temperature, top_p in sorted({item[1:] for item in work}):
             settings = Settings(temperature=temperature, top_p=top_p, max_new_tokens=args.max_new_tokens)
             rows = [row for row, *other in work if tuple(other) == (temperature, top_p)]
             for start in range(0, len(rows), args.batch_size):
-                batch = rows[start:start + args.batch_size]
+                batch = rows[start : start + args.batch_size]
                 answers, kept = sample_batch(engine, [row["prompt"] for row in batch], settings, args.seed, args.top_probs)
                 for row, token_ids, probs in zip(batch, answers, kept, strict=True):
-                    digest = answer_digest(pair.verifier.id, {"temperature": temperature, "top_p": top_p}, row["prompt"],
-                                           token_ids)
+                    digest = answer_digest(
+                        pair.verifier.id, {"temperature": temperature, "top_p": top_p}, row["prompt"], token_ids
+                    )
                     if probs:
                         store_probs(probs_file(digest), *probs)
-                    append_jsonl(args.output, {
-                        **{key: row[key] for key in ("id", "domain", "query_type") if key in row}, "prompt": row["prompt"],
-                        "temperature": temperature, "top_p": top_p, "token_ids": token_ids, "probs": digest if probs else None,
-                        "seed": args.seed, "run_id": run_id})
+                    append_jsonl(
+                        args.output,
+                        {
+                            **{key: row[key] for key in ("id", "domain", "query_type") if key in row},
+                            "prompt": row["prompt"],
+                            "temperature": temperature,
+                            "top_p": top_p,
+                            "token_ids": token_ids,
+                            "probs": digest if probs else None,
+                            "seed": args.seed,
+                            "run_id": run_id,
+                        },
+                    )
                 bar.update(len(batch))
 
 

@@ -20,8 +20,8 @@ import statistics
 from pathlib import Path
 
 from evaluate_acceptance import joined, read_rows
+from specdec.terminal import Problem, run, say
 from speculative_decode import Block, acceptance_by_position
-from terminal import Problem, run, say
 
 MARKERS = {"base": "o", "dpo": "s", "sft": "^", "balanced": "D"}
 FILLS = {"base": "white", "dpo": "black", "sft": "white", "balanced": "0.6"}
@@ -41,6 +41,7 @@ def load_rows(file: str) -> list[dict]:
 
 
 # --- changes ----------------------------------------------------------------------------------------------------------
+
 
 def by_query_type(groups: dict) -> dict:
     """The groups of a report that are a domain or one query type of it, the seed's own prompts left out."""
@@ -68,18 +69,25 @@ def span(change: dict, digits: int = 4) -> str:
 def _changes() -> dict[str, dict[str, dict]]:
     """group → draft → change, for the two domains and their query types."""
     groups = by_query_type(load("results/acceptance.json")["paired"])
-    return {name: {draft: change for draft, change in group["changes"].items() if not trained_again(draft)}
-            for name, group in groups.items()}
+    return {
+        name: {draft: change for draft, change in group["changes"].items() if not trained_again(draft)}
+        for name, group in groups.items()
+    }
 
 
 def changes_in_words() -> str:
     groups = _changes()
-    found = [f"{draft} on {name} prompts {span(change)}"
-             for name in ("at", "general") for draft, change in groups.get(name, {}).items()]
+    found = [
+        f"{draft} on {name} prompts {span(change)}"
+        for name in ("at", "general")
+        for draft, change in groups.get(name, {}).items()
+    ]
     bounds = [change["interval"] for changed in groups.values() for change in changed.values()]
-    return (f"Change of mean Σ min(p, q) against the base draft, with 95% intervals: {'; '.join(found)}. By domain and query "
-            f"type, {sum(high < 0 for _, high in bounds)} of {len(bounds)} intervals lie below zero and "
-            f"{sum(low > 0 for low, _ in bounds)} above.")
+    return (
+        f"Change of mean Σ min(p, q) against the base draft, with 95% intervals: {'; '.join(found)}. By domain and query "
+        f"type, {sum(high < 0 for _, high in bounds)} of {len(bounds)} intervals lie below zero and "
+        f"{sum(low > 0 for low, _ in bounds)} above."
+    )
 
 
 def changes(pyplot):
@@ -91,8 +99,14 @@ def changes(pyplot):
             change = changed[draft]
             height = -place - 0.22 * (offset - (len(drafts) - 1) / 2)
             axes.plot(change["interval"], [height] * 2, color="black", linewidth=1)
-            axes.plot(change["mean"], height, MARKERS.get(draft, "x"), color="black", markerfacecolor=FILLS.get(draft, "white"),
-                      label=draft if place == 0 else None)
+            axes.plot(
+                change["mean"],
+                height,
+                MARKERS.get(draft, "x"),
+                color="black",
+                markerfacecolor=FILLS.get(draft, "white"),
+                label=draft if place == 0 else None,
+            )
     axes.axvline(0, color="black", linewidth=0.8, linestyle=":")
     axes.set_yticks([-place for place in range(len(groups))], groups)
     axes.set_xlabel("change of mean Σ min(p, q) against the base draft, 95% interval")
@@ -101,6 +115,7 @@ def changes(pyplot):
 
 
 # --- prompts ----------------------------------------------------------------------------------------------------------
+
 
 def _by_prompt(draft: str = "dpo") -> dict[str, list[float]]:
     """domain → the sorted changes of its prompts, the seed's own left out."""
@@ -112,9 +127,11 @@ def _by_prompt(draft: str = "dpo") -> dict[str, list[float]]:
 
 
 def prompts_in_words() -> str:
-    parts = [f"{domain}: it fell on {sum(value < 0 for value in values)} of {len(values)}, median "
-             f"{statistics.median(values):+.4f}, from {values[0]:+.4f} to {values[-1]:+.4f}"
-             for domain, values in _by_prompt().items()]
+    parts = [
+        f"{domain}: it fell on {sum(value < 0 for value in values)} of {len(values)}, median "
+        f"{statistics.median(values):+.4f}, from {values[0]:+.4f} to {values[-1]:+.4f}"
+        for domain, values in _by_prompt().items()
+    ]
     return f"Change of mean Σ min(p, q) by DPO, one dot a prompt. {'; '.join(parts)}."
 
 
@@ -131,6 +148,7 @@ def prompts(pyplot):
 
 # --- positions --------------------------------------------------------------------------------------------------------
 
+
 def _positions() -> dict[str, list[float]]:
     """draft → share accepted among the drafts tested at place 1, 2, … of a block, on the seed's prompts."""
     blocks: dict[str, list[Block]] = {}
@@ -142,16 +160,25 @@ def _positions() -> dict[str, list[float]]:
 
 def positions_in_words() -> str:
     parts = [f"{mode} {', '.join(f'{share:.1%}' for share in shares)}" for mode, shares in _positions().items()]
-    return ("Share of tested drafts that the verifier accepts on the study's prompts, live, by place 1, 2, … in the block: "
-            f"{'; '.join(parts)}.")
+    return (
+        "Share of tested drafts that the verifier accepts on the study's prompts, live, by place 1, 2, … in the block: "
+        f"{'; '.join(parts)}."
+    )
 
 
 def positions(pyplot):
     figure, axes = pyplot.subplots(figsize=(6, 3.2), layout="constrained")
     found = _positions()
     for mode, shares in found.items():
-        axes.plot(range(1, len(shares) + 1), shares, marker=MARKERS.get(mode, "x"), color="black",
-                  markerfacecolor=FILLS.get(mode, "white"), linestyle="-" if mode == "base" else "--", label=mode)
+        axes.plot(
+            range(1, len(shares) + 1),
+            shares,
+            marker=MARKERS.get(mode, "x"),
+            color="black",
+            markerfacecolor=FILLS.get(mode, "white"),
+            linestyle="-" if mode == "base" else "--",
+            label=mode,
+        )
     longest = max(map(len, found.values()))
     axes.set(xlabel="place in the block", ylabel="accepted / tested", ylim=(0, 1), xticks=range(1, longest + 1))
     axes.legend(title="draft")
@@ -160,21 +187,28 @@ def positions(pyplot):
 
 # --- speed ------------------------------------------------------------------------------------------------------------
 
+
 def speed_in_words() -> str:
     rows = load("results/benchmark.json")["summary"]["by_k"]
     best = max(rows, key=lambda row: row["over_ours"])
-    measured, from_blocks, from_alpha = (", ".join(f"{row[key]:.2f}" for row in rows)
-                                         for key in ("over_ours", "predicted_from_blocks", "predicted_from_alpha"))
-    return (f"Speed-up over our loop without a draft, at K = {', '.join(str(row['k']) for row in rows)}. Measured: {measured}; "
-            f"best at K = {best['k']}. Predicted from the measured tokens per block: {from_blocks}; from α as if positions "
-            f"were independent: {from_alpha}.")
+    measured, from_blocks, from_alpha = (
+        ", ".join(f"{row[key]:.2f}" for row in rows) for key in ("over_ours", "predicted_from_blocks", "predicted_from_alpha")
+    )
+    return (
+        f"Speed-up over our loop without a draft, at K = {', '.join(str(row['k']) for row in rows)}. Measured: {measured}; "
+        f"best at K = {best['k']}. Predicted from the measured tokens per block: {from_blocks}; from α as if positions "
+        f"were independent: {from_alpha}."
+    )
 
 
 def speed(pyplot):
     rows = load("results/benchmark.json")["summary"]["by_k"]
     figure, axes = pyplot.subplots(figsize=(6, 3.5), layout="constrained")
-    for key, style, label in (("over_ours", "ko-", "measured"), ("predicted_from_blocks", "k^--", "predicted from blocks"),
-                              ("predicted_from_alpha", "ks:", "predicted from α, independent positions")):
+    for key, style, label in (
+        ("over_ours", "ko-", "measured"),
+        ("predicted_from_blocks", "k^--", "predicted from blocks"),
+        ("predicted_from_alpha", "ks:", "predicted from α, independent positions"),
+    ):
         axes.plot([row["k"] for row in rows], [row[key] for row in rows], style, markerfacecolor="white", label=label)
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set(xlabel="draft length K", ylabel="× our loop without a draft", xticks=[row["k"] for row in rows])
@@ -182,8 +216,12 @@ def speed(pyplot):
     return figure
 
 
-FIGURES = {"changes": (changes, changes_in_words), "prompts": (prompts, prompts_in_words),
-           "positions": (positions, positions_in_words), "speed": (speed, speed_in_words)}
+FIGURES = {
+    "changes": (changes, changes_in_words),
+    "prompts": (prompts, prompts_in_words),
+    "positions": (positions, positions_in_words),
+    "speed": (speed, speed_in_words),
+}
 
 
 def main() -> None:

@@ -16,9 +16,9 @@ import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jsonl import BadLine, read_jsonl
-from models import Pair, add_model_arguments, choose_pair, load_tokenizer
-from terminal import Problem, put_json, run
+from specdec.files import BadLine, read_jsonl
+from specdec.models import Pair, add_model_arguments, choose_pair, load_tokenizer
+from specdec.terminal import Problem, put_json, run
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -36,8 +36,9 @@ def read_pairs(path: Path) -> list[dict]:
     try:
         rows = list(read_jsonl(path, required=("prompt", "chosen", "rejected")))
     except FileNotFoundError:
-        raise Problem(f"no dataset at {path}. Name one by --dataset, or make it with data_generation.py and "
-                      "clean_dataset.py.") from None
+        raise Problem(
+            f"no dataset at {path}. Name one by --dataset, or make it with data_generation.py and clean_dataset.py."
+        ) from None
     except BadLine as fault:
         raise Problem(f"{fault}. Mend that line, or let clean_dataset.py sort it out.") from None
     if not rows:
@@ -53,11 +54,12 @@ def split_rows(rows: list[dict], eval_fraction: float, seed: int) -> tuple[list[
     """
     prompts = sorted({row["prompt"] for row in rows})
     random.Random(seed).shuffle(prompts)
-    held_out = set(prompts[:round(len(prompts) * eval_fraction)])
+    held_out = set(prompts[: round(len(prompts) * eval_fraction)])
     sides = [row for row in rows if row["prompt"] not in held_out], [row for row in rows if row["prompt"] in held_out]
     if not sides[0] or (eval_fraction > 0 and not sides[1]):
-        raise Problem(f"{len(prompts)} prompts are too few to hold out {eval_fraction:.0%} of them. "
-                      "Add rows, or pass --eval-fraction 0.")
+        raise Problem(
+            f"{len(prompts)} prompts are too few to hold out {eval_fraction:.0%} of them. Add rows, or pass --eval-fraction 0."
+        )
     return sides
 
 
@@ -70,8 +72,9 @@ def balanced(rows: list[dict], field: str, seed: int) -> list[dict]:
     places: dict[str, list[int]] = {}
     for place, row in enumerate(rows):
         if not isinstance(row.get(field), str):
-            raise Problem(f"cannot balance by '{field}': the row of '{row['prompt'][:40]}…' has no such text. "
-                          f"It has {', '.join(row)}.")
+            raise Problem(
+                f"cannot balance by '{field}': the row of '{row['prompt'][:40]}…' has no such text. It has {', '.join(row)}."
+            )
         places.setdefault(row[field], []).append(place)
     smallest, draw = min(map(len, places.values())), random.Random(seed)
     drawn = [place for value in sorted(places) for place in draw.sample(places[value], smallest)]
@@ -79,13 +82,16 @@ def balanced(rows: list[dict], field: str, seed: int) -> list[dict]:
 
 
 def as_messages(row: dict) -> dict:
-    return {"prompt": [{"role": "user", "content": row["prompt"]}],
-            "chosen": [{"role": "assistant", "content": row["chosen"]}],
-            "rejected": [{"role": "assistant", "content": row["rejected"]}]}
+    return {
+        "prompt": [{"role": "user", "content": row["prompt"]}],
+        "chosen": [{"role": "assistant", "content": row["chosen"]}],
+        "rejected": [{"role": "assistant", "content": row["rejected"]}],
+    }
 
 
-def load_preference_dataset(path: str | Path = DEFAULT_DATASET, eval_fraction: float = 0.05, seed: int = 42,
-                            balance: str | None = None) -> tuple[Dataset, Dataset]:
+def load_preference_dataset(
+    path: str | Path = DEFAULT_DATASET, eval_fraction: float = 0.05, seed: int = 42, balance: str | None = None
+) -> tuple[Dataset, Dataset]:
     """Returns (train, held-out) in TRL's conversational form; held-out is empty for eval_fraction 0.
 
     `balance` names a field by which the training side alone is balanced, so that the held-out side stays the same.
@@ -107,8 +113,10 @@ def training_tokenizer(pair: Pair) -> PreTrainedTokenizerBase:
     tokenizer = load_tokenizer(pair.draft)
     tokenizer.chat_template = load_tokenizer(pair.verifier).chat_template or tokenizer.chat_template
     if not tokenizer.chat_template:
-        raise Problem(f"neither {pair.draft.id} nor {pair.verifier.id} has a chat template, and preference pairs are "
-                      "chats. Choose instruction-tuned models.")
+        raise Problem(
+            f"neither {pair.draft.id} nor {pair.verifier.id} has a chat template, and preference pairs are "
+            "chats. Choose instruction-tuned models."
+        )
     return tokenizer
 
 
@@ -117,8 +125,12 @@ def token_lengths(rows: list[dict], tokenizer: PreTrainedTokenizerBase) -> list[
     lengths = []
     for row in map(as_messages, rows):
         prompt = len(_rendered(tokenizer, row["prompt"], add_generation_prompt=True))
-        lengths.append({"prompt": prompt, **{side: len(_rendered(tokenizer, row["prompt"] + row[side])) - prompt
-                                             for side in ("chosen", "rejected")}})
+        lengths.append(
+            {
+                "prompt": prompt,
+                **{side: len(_rendered(tokenizer, row["prompt"] + row[side])) - prompt for side in ("chosen", "rejected")},
+            }
+        )
     return lengths
 
 
@@ -131,14 +143,21 @@ def report(rows: list[dict], tokenizer, max_length: int) -> dict:
     percentiles = {}
     for side in ("prompt", "chosen", "rejected"):
         ordered = sorted(row[side] for row in lengths)
-        percentiles[side] = {f"p{share}": ordered[min(len(ordered) * share // 100, len(ordered) - 1)]
-                             for share in (0, 50, 90, 99, 100)}
-    return {"rows": len(rows), "tokens": percentiles, "max_length": max_length,
-            "cut_by_max_length": {side: sum(row["prompt"] + row[side] > max_length for row in lengths)
-                                  for side in ("chosen", "rejected")},
-            "prompts_that_fill_max_length": sum(row["prompt"] >= max_length for row in lengths),
-            "example": tokenizer.apply_chat_template(
-                as_messages(rows[0])["prompt"] + as_messages(rows[0])["chosen"], tokenize=False)}
+        percentiles[side] = {
+            f"p{share}": ordered[min(len(ordered) * share // 100, len(ordered) - 1)] for share in (0, 50, 90, 99, 100)
+        }
+    return {
+        "rows": len(rows),
+        "tokens": percentiles,
+        "max_length": max_length,
+        "cut_by_max_length": {
+            side: sum(row["prompt"] + row[side] > max_length for row in lengths) for side in ("chosen", "rejected")
+        },
+        "prompts_that_fill_max_length": sum(row["prompt"] >= max_length for row in lengths),
+        "example": tokenizer.apply_chat_template(
+            as_messages(rows[0])["prompt"] + as_messages(rows[0])["chosen"], tokenize=False
+        ),
+    }
 
 
 def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:

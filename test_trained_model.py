@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from check_dataset import named
-from environment import environment
-from models import (
+from preprocess_and_load_dataset import add_dataset_arguments, as_messages, read_pairs, split_rows, training_tokenizer
+from specdec.adapters import load_adapter
+from specdec.models import (
     add_model_arguments,
     chat_text,
     choose_pair,
-    load_adapter,
     load_model,
     pack_linears,
     stop_ids,
     token_ids,
 )
-from preprocess_and_load_dataset import add_dataset_arguments, as_messages, read_pairs, split_rows, training_tokenizer
-from terminal import Problem, put_json, run
+from specdec.provenance import environment
+from specdec.terminal import Problem, put_json, run
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -41,38 +41,51 @@ def answer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: s
     torch.manual_seed(args.seed)
     sampling = {"do_sample": True, "temperature": args.temperature, "top_k": 0} if args.temperature else {"do_sample": False}
     with torch.inference_mode():
-        out = model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=args.max_new_tokens,
-                             eos_token_id=sorted(stop_ids(model, tokenizer)), pad_token_id=tokenizer.eos_token_id,
-                             **sampling)
-    return tokenizer.decode(out[0, ids.shape[1]:], skip_special_tokens=True).strip()
+        out = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=args.max_new_tokens,
+            eos_token_id=sorted(stop_ids(model, tokenizer)),
+            pad_token_id=tokenizer.eos_token_id,
+            **sampling,
+        )
+    return tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
 
 
-def log_probability(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, row: dict, side: str,
-                    max_length: int) -> float:
+def log_probability(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, row: dict, side: str, max_length: int) -> float:
     """log π(answer | prompt): the sum over the answer's tokens, cut as in training."""
     import torch
 
     messages = as_messages(row)
-    prompt, whole = (tokenizer.apply_chat_template(text, tokenize=True, return_dict=False, add_generation_prompt=opened)
-                     for text, opened in ((messages["prompt"], True), (messages["prompt"] + messages[side], False)))
+    prompt, whole = (
+        tokenizer.apply_chat_template(text, tokenize=True, return_dict=False, add_generation_prompt=opened)
+        for text, opened in ((messages["prompt"], True), (messages["prompt"] + messages[side], False))
+    )
     ids = torch.tensor([whole[:max_length]], device=model.device)
     with torch.inference_mode():
         log_probs = model(ids).logits[0, :-1].float().log_softmax(-1)
     per_token = log_probs.gather(1, ids[0, 1:, None])[:, 0]
-    return float(per_token[len(prompt) - 1:].sum())
+    return float(per_token[len(prompt) - 1 :].sum())
 
 
 def rewards(scores: dict[str, list[dict[str, float]]], beta: float) -> dict:
     """Reward accuracy and mean margin: r = β log(π_tuned / π_base), chosen against rejected, over the rows."""
-    margins = [beta * ((tuned["chosen"] - base["chosen"]) - (tuned["rejected"] - base["rejected"]))
-               for base, tuned in zip(scores["base"], scores["tuned"], strict=True)]
-    return {"rows": len(margins), "reward_accuracy": sum(margin > 0 for margin in margins) / len(margins),
-            "reward_margin": sum(margins) / len(margins)}
+    margins = [
+        beta * ((tuned["chosen"] - base["chosen"]) - (tuned["rejected"] - base["rejected"]))
+        for base, tuned in zip(scores["base"], scores["tuned"], strict=True)
+    ]
+    return {
+        "rows": len(margins),
+        "reward_accuracy": sum(margin > 0 for margin in margins) / len(margins),
+        "reward_margin": sum(margins) / len(margins),
+    }
 
 
 def describe(texts: list[str]) -> dict:
-    return {"mean_characters": sum(map(len, texts)) / len(texts),
-            "share_naming_a_tool_or_standard": sum(bool(named(text)) for text in texts) / len(texts)}
+    return {
+        "mean_characters": sum(map(len, texts)) / len(texts),
+        "share_naming_a_tool_or_standard": sum(bool(named(text)) for text in texts) / len(texts),
+    }
 
 
 def main() -> None:
@@ -97,7 +110,7 @@ def main() -> None:
         raise Problem("nothing is held out. Give --prompt, or an --eval-fraction above 0.")
     pair = choose_pair(args)
     tokenizer = training_tokenizer(pair)
-    prompts = args.prompt or [row["prompt"] for row in held_out[:args.samples]]
+    prompts = args.prompt or [row["prompt"] for row in held_out[: args.samples]]
 
     from tqdm import tqdm
 
@@ -109,15 +122,21 @@ def main() -> None:
             model, _ = load_adapter(model, args.adapter_path, pair.draft.id)
         model = pack_linears(model)
         texts[name] = [answer(model, tokenizer, prompt, args) for prompt in tqdm(prompts, desc=f"{name}: answers")]
-        scores[name] = [{side: log_probability(model, tokenizer, row, side, args.max_length)
-                         for side in ("chosen", "rejected")} for row in tqdm(held_out, desc=f"{name}: held-out rows",
-                                                                             disable=not held_out)]
-    result = {"draft": pair.draft.id, "adapter": Path(args.adapter_path).name,
-              "held_out": rewards(scores, args.beta) if held_out else None,
-              "answers": {name: describe(texts[name]) for name in texts},
-              "texts": [{"prompt": prompt, "base": base, "tuned": tuned} for prompt, base, tuned in
-                        zip(prompts, texts["base"], texts["tuned"], strict=True)],
-              "environment": environment()}
+        scores[name] = [
+            {side: log_probability(model, tokenizer, row, side, args.max_length) for side in ("chosen", "rejected")}
+            for row in tqdm(held_out, desc=f"{name}: held-out rows", disable=not held_out)
+        ]
+    result = {
+        "draft": pair.draft.id,
+        "adapter": Path(args.adapter_path).name,
+        "held_out": rewards(scores, args.beta) if held_out else None,
+        "answers": {name: describe(texts[name]) for name in texts},
+        "texts": [
+            {"prompt": prompt, "base": base, "tuned": tuned}
+            for prompt, base, tuned in zip(prompts, texts["base"], texts["tuned"], strict=True)
+        ],
+        "environment": environment(),
+    }
     if args.json:
         put_json(result, args.json)
     if args.json != "-":
@@ -129,11 +148,16 @@ def print_result(result: dict) -> None:
         print(f"\nPROMPT: {row['prompt']}\n\n  base:  {row['base']}\n\n  tuned: {row['tuned']}")
     print()
     if result["held_out"]:
-        print("held-out pairs: {rows}; reward accuracy {reward_accuracy:.3f}; reward margin {reward_margin:+.3f}".format(
-            **result["held_out"]))
+        print(
+            "held-out pairs: {rows}; reward accuracy {reward_accuracy:.3f}; reward margin {reward_margin:+.3f}".format(
+                **result["held_out"]
+            )
+        )
     for name, figures in result["answers"].items():
-        print(f"{name} answers: {figures['mean_characters']:.0f} characters on average; "
-              f"{figures['share_naming_a_tool_or_standard']:.0%} name a specific tool or standard")
+        print(
+            f"{name} answers: {figures['mean_characters']:.0f} characters on average; "
+            f"{figures['share_naming_a_tool_or_standard']:.0%} name a specific tool or standard"
+        )
 
 
 if __name__ == "__main__":

@@ -25,9 +25,6 @@ import tempfile
 import time
 from pathlib import Path
 
-from environment import environment, peak_memory_bytes
-from jsonl import append_jsonl, read_jsonl, to_line, write_whole
-from models import Pair, add_model_arguments, choose_pair, hub_answers, keep_freed_memory, load_model
 from preprocess_and_load_dataset import (
     add_dataset_arguments,
     load_preference_dataset,
@@ -35,9 +32,14 @@ from preprocess_and_load_dataset import (
     token_lengths,
     training_tokenizer,
 )
-from terminal import Problem, put_json, run, say
+from specdec.files import append_jsonl, read_jsonl, to_line, write_whole
+from specdec.models import Pair, add_model_arguments, choose_pair, keep_freed_memory, load_model
+from specdec.provenance import environment, peak_memory_bytes
+from specdec.terminal import Problem, put_json, run, say
+from specdec.weights import hub_answers
 
 # --- the adapter ------------------------------------------------------------------------------------------------------
+
 
 def linear_names(model) -> dict[str, int]:
     """Last names of all linear layers but the output layer, with how many layers bear each.
@@ -66,19 +68,28 @@ def choose_targets(model, requested: list[str] | None) -> list[str]:
     present = linear_names(model)
     missing = [name for name in requested or [] if name not in present]
     if missing:
-        raise Problem(f"--target-modules {' '.join(missing)} matches no layer of this model, which has "
-                      f"{' '.join(present)}. Name only those, or leave the option out for all of them.")
+        raise Problem(
+            f"--target-modules {' '.join(missing)} matches no layer of this model, which has "
+            f"{' '.join(present)}. Name only those, or leave the option out for all of them."
+        )
     return requested or list(present)
 
 
 def lora_config(args: argparse.Namespace, targets: list[str]):
     from peft import LoraConfig
 
-    return LoraConfig(r=args.lora_r, lora_alpha=args.lora_alpha, lora_dropout=args.lora_dropout, bias="none",
-                      target_modules=targets, task_type="CAUSAL_LM")
+    return LoraConfig(
+        r=args.lora_r,
+        lora_alpha=args.lora_alpha,
+        lora_dropout=args.lora_dropout,
+        bias="none",
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
 
 
 # --- the run ----------------------------------------------------------------------------------------------------------
+
 
 def common_settings(args: argparse.Namespace, checkpoints: Path, max_steps: int | None) -> dict:
     """What DPO and its control share: everything but the loss."""
@@ -86,25 +97,45 @@ def common_settings(args: argparse.Namespace, checkpoints: Path, max_steps: int 
 
     on_gpu = torch.cuda.is_available()
     return dict(
-        output_dir=str(checkpoints), seed=args.seed, data_seed=args.seed, max_steps=max_steps or -1,
-        num_train_epochs=args.epochs, per_device_train_batch_size=args.batch_size,
-        per_device_eval_batch_size=args.batch_size, gradient_accumulation_steps=args.gradient_accumulation,
-        learning_rate=args.learning_rate, lr_scheduler_type="cosine", warmup_steps=args.warmup,
+        output_dir=str(checkpoints),
+        seed=args.seed,
+        data_seed=args.seed,
+        max_steps=max_steps or -1,
+        num_train_epochs=args.epochs,
+        per_device_train_batch_size=args.batch_size,
+        per_device_eval_batch_size=args.batch_size,
+        gradient_accumulation_steps=args.gradient_accumulation,
+        learning_rate=args.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=args.warmup,
         max_length=args.max_length,
         # Recomputing activations buys memory with a third more time: a GPU of 24 GB needs it, a laptop does not.
-        bf16=True, gradient_checkpointing=on_gpu, use_cpu=not on_gpu,
-        logging_steps=1, save_strategy="no" if args.dry_run else "steps", save_steps=args.save_steps,
-        save_total_limit=2, eval_strategy="no", report_to=args.report_to, disable_tqdm=False, dataset_num_proc=None)
+        bf16=True,
+        gradient_checkpointing=on_gpu,
+        use_cpu=not on_gpu,
+        logging_steps=1,
+        save_strategy="no" if args.dry_run else "steps",
+        save_steps=args.save_steps,
+        save_total_limit=2,
+        eval_strategy="no",
+        report_to=args.report_to,
+        disable_tqdm=False,
+        dataset_num_proc=None,
+    )
 
 
 def dpo_trainer(args: argparse.Namespace, common: dict, model, **parts):
     from trl import DPOConfig, DPOTrainer
 
     config = DPOConfig(
-        **common, beta=args.beta, loss_type=["sigmoid"],
+        **common,
+        beta=args.beta,
+        loss_type=["sigmoid"],
         # The reference never changes: one pass over the data serves both epochs. (TRL 1.16 keeps it in a file that other
         # processes of a distributed run look for in a folder of their own.)
-        precompute_ref_log_probs=int(os.environ.get("WORLD_SIZE", 1)) == 1, precompute_ref_batch_size=args.batch_size)
+        precompute_ref_log_probs=int(os.environ.get("WORLD_SIZE", 1)) == 1,
+        precompute_ref_batch_size=args.batch_size,
+    )
     return DPOTrainer(model, args=config, **parts)
 
 
@@ -115,8 +146,13 @@ def sft_trainer(args: argparse.Namespace, common: dict, model, train_dataset, ev
     def chosen(dataset):
         return dataset and dataset.remove_columns("rejected").rename_column("chosen", "completion")
 
-    return SFTTrainer(model, args=SFTConfig(**common, completion_only_loss=True), train_dataset=chosen(train_dataset),
-                      eval_dataset=chosen(eval_dataset), **parts)
+    return SFTTrainer(
+        model,
+        args=SFTConfig(**common, completion_only_loss=True),
+        train_dataset=chosen(train_dataset),
+        eval_dataset=chosen(eval_dataset),
+        **parts,
+    )
 
 
 def make_trainer(args: argparse.Namespace, pair: Pair, checkpoints: Path, train, held_out, max_steps: int | None):
@@ -132,8 +168,15 @@ def make_trainer(args: argparse.Namespace, pair: Pair, checkpoints: Path, train,
     present = linear_names(model)
     say("LoRA on " + ", ".join(f"{name} ×{present[name]}" for name in targets))
     make = {"sigmoid": dpo_trainer, "sft": sft_trainer}[args.loss]
-    trainer = make(args, common_settings(args, checkpoints, max_steps), model, train_dataset=train, eval_dataset=held_out,
-                   processing_class=training_tokenizer(pair), peft_config=lora_config(args, targets))
+    trainer = make(
+        args,
+        common_settings(args, checkpoints, max_steps),
+        model,
+        train_dataset=train,
+        eval_dataset=held_out,
+        processing_class=training_tokenizer(pair),
+        peft_config=lora_config(args, targets),
+    )
     trainable, total = trainable_parameters(trainer.model)
     say(f"{trainable:,} of {total:,} parameters are trainable ({trainable / total:.3%})")
     return trainer
@@ -182,13 +225,29 @@ def stop_on_ctrl_c():
 
 def settings_of(args: argparse.Namespace, pair: Pair) -> dict:
     """What must be equal for a checkpoint to be continued, and what the model card tells."""
-    return {"base_model": pair.draft.id, "verifier": pair.verifier.id, "quantization": pair.quantization,
-            "dataset": args.dataset.name, "dataset_sha256": hashlib.sha256(args.dataset.read_bytes()).hexdigest(),
-            "eval_fraction": args.eval_fraction, "balance": args.balance, "loss": args.loss, "beta": args.beta,
-            "lora_r": args.lora_r, "lora_alpha": args.lora_alpha, "lora_dropout": args.lora_dropout,
-            "target_modules": args.target_modules, "epochs": args.epochs, "max_steps": args.max_steps,
-            "batch_size": args.batch_size, "gradient_accumulation": args.gradient_accumulation,
-            "learning_rate": args.learning_rate, "warmup": args.warmup, "max_length": args.max_length, "seed": args.seed}
+    return {
+        "base_model": pair.draft.id,
+        "verifier": pair.verifier.id,
+        "quantization": pair.quantization,
+        "dataset": args.dataset.name,
+        "dataset_sha256": hashlib.sha256(args.dataset.read_bytes()).hexdigest(),
+        "eval_fraction": args.eval_fraction,
+        "balance": args.balance,
+        "loss": args.loss,
+        "beta": args.beta,
+        "lora_r": args.lora_r,
+        "lora_alpha": args.lora_alpha,
+        "lora_dropout": args.lora_dropout,
+        "target_modules": args.target_modules,
+        "epochs": args.epochs,
+        "max_steps": args.max_steps,
+        "batch_size": args.batch_size,
+        "gradient_accumulation": args.gradient_accumulation,
+        "learning_rate": args.learning_rate,
+        "warmup": args.warmup,
+        "max_length": args.max_length,
+        "seed": args.seed,
+    }
 
 
 def last_checkpoint(checkpoints: Path) -> Path | None:
@@ -219,8 +278,10 @@ def prepare_checkpoints(args: argparse.Namespace, settings: dict) -> tuple[Path,
     before = json.loads(known.read_text())
     other = [f"{key} {before.get(key)} → {value}" for key, value in settings.items() if before.get(key) != value]
     if other:
-        raise Problem(f"the checkpoint in {folder} has other settings ({'; '.join(other)}). "
-                      "Give the same options again, or run without --resume.")
+        raise Problem(
+            f"the checkpoint in {folder} has other settings ({'; '.join(other)}). "
+            "Give the same options again, or run without --resume."
+        )
     # Rows logged after the checkpoint will be logged again.
     metrics, step = folder / "metrics.jsonl", int(checkpoint.name.split("-")[1])
     if metrics.exists():
@@ -246,13 +307,16 @@ def check_output(args: argparse.Namespace, pair: Pair) -> None:
 def check_lengths(rows: list[dict], tokenizer, max_length: int) -> None:
     filled = sum(row["prompt"] >= max_length for row in token_lengths(rows, tokenizer))
     if filled == len(rows):
-        raise Problem(f"every prompt fills the maximal length of {max_length} tokens, so no answer is left to learn "
-                      "from. Raise --max-length.")
+        raise Problem(
+            f"every prompt fills the maximal length of {max_length} tokens, so no answer is left to learn "
+            "from. Raise --max-length."
+        )
     if filled:
         say(f"{filled} rows are left out: their prompts alone fill {max_length} tokens")
 
 
 # --- what a run leaves ------------------------------------------------------------------------------------------------
+
 
 def write_adapter(trainer, args: argparse.Namespace, settings: dict, checkpoints: Path, metrics: dict) -> None:
     """Writes adapter, tokenizer, metrics, plot and model card beside `output_dir`, then puts them in its place."""
@@ -318,7 +382,8 @@ tags: [{"sft" if settings["loss"] == "sft" else "dpo"}, trl, lora, speculative-d
 ---
 
 # LoRA adapter: a draft for speculative decoding, tuned on assistive-technology {
-    "answers" if settings["loss"] == "sft" else "preference pairs"}
+        "answers" if settings["loss"] == "sft" else "preference pairs"
+    }
 
 Trained by `train_dpo.py` on {metrics["rows"]["train"]} pairs of `{settings["dataset"]}` ({metrics["rows"]["held_out"]}
 held out) in {metrics["seconds"] / 60:.0f} minutes, {metrics["steps"]} optimizer steps, to draft for
@@ -337,6 +402,7 @@ speculative decoding, never its output: that is the verifier's. It is not meant 
 
 # --- at the terminal --------------------------------------------------------------------------------------------------
 
+
 def dry_run(args: argparse.Namespace, pair: Pair, train, held_out) -> None:
     """Two optimizer steps on the first rows; prints what the whole run would take."""
     rows_a_step = args.batch_size * args.gradient_accumulation
@@ -350,13 +416,20 @@ def dry_run(args: argparse.Namespace, pair: Pair, train, held_out) -> None:
         stepped = time.perf_counter()
     step_seconds = (stepped - prepared) / 2
     memory = peak_memory_bytes()
-    summary = {"rows": {"train": len(train), "held_out": len(held_out)}, "steps": steps,
-               "seconds_per_step": step_seconds, "estimated_seconds": step_seconds * steps,
-               "setup_seconds": prepared - started, "peak_memory_bytes": memory,
-               "trainable_parameters": trainable_parameters(trainer.model)[0]}
-    say(f"the full run: {len(train)} rows ({len(held_out)} held out), {steps} steps of {rows_a_step} pairs, "
+    summary = {
+        "rows": {"train": len(train), "held_out": len(held_out)},
+        "steps": steps,
+        "seconds_per_step": step_seconds,
+        "estimated_seconds": step_seconds * steps,
+        "setup_seconds": prepared - started,
+        "peak_memory_bytes": memory,
+        "trainable_parameters": trainable_parameters(trainer.model)[0],
+    }
+    say(
+        f"the full run: {len(train)} rows ({len(held_out)} held out), {steps} steps of {rows_a_step} pairs, "
         f"{step_seconds:.1f} s a step, about {step_seconds * steps / 60:.0f} minutes and "
-        f"{(memory['gpu'] or memory['resident']) / 2**30:.1f} GiB. Nothing was written.")
+        f"{(memory['gpu'] or memory['resident']) / 2**30:.1f} GiB. Nothing was written."
+    )
     if args.json:
         put_json(summary, args.json)
 
@@ -376,10 +449,15 @@ def train(args: argparse.Namespace, pair: Pair, train_rows, held_out) -> int:
         return 130
     seconds = time.perf_counter() - started
     held_out_metrics = trainer.evaluate() if len(held_out) else None
-    metrics = {"rows": {"train": len(train_rows), "held_out": len(held_out)}, "steps": trainer.state.global_step,
-               "seconds": seconds, "resumed": resume_from is not None,
-               "trainable_parameters": trainable_parameters(trainer.model)[0], "held_out": held_out_metrics,
-               "peak_memory_bytes": peak_memory_bytes()}
+    metrics = {
+        "rows": {"train": len(train_rows), "held_out": len(held_out)},
+        "steps": trainer.state.global_step,
+        "seconds": seconds,
+        "resumed": resume_from is not None,
+        "trainable_parameters": trainable_parameters(trainer.model)[0],
+        "held_out": held_out_metrics,
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
     if trainer.is_world_process_zero():
         write_adapter(trainer, args, settings, checkpoints, metrics)
         say(f"adapter, metrics and plot are in {args.output_dir}")
@@ -403,8 +481,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--lora-dropout", type=float, default=0.0, help="(default 0)")
     parser.add_argument("--target-modules", nargs="+", metavar="NAME", help="(default: every linear layer but the output)")
     parser.add_argument("--beta", type=float, default=0.1, help="DPO's β (default 0.1)")
-    parser.add_argument("--loss", choices=("sigmoid", "sft"), default="sigmoid",
-                        help="sigmoid is DPO (default); sft, a control, is likelihood of the chosen answers alone")
+    parser.add_argument(
+        "--loss",
+        choices=("sigmoid", "sft"),
+        default="sigmoid",
+        help="sigmoid is DPO (default); sft, a control, is likelihood of the chosen answers alone",
+    )
     parser.add_argument("--balance", metavar="FIELD", help="train on equally many rows of every value of FIELD: query_type")
     parser.add_argument("--epochs", type=int, default=2, help="(default 2)")
     parser.add_argument("--max-steps", type=int, metavar="N", help="N optimizer steps instead of whole epochs")

@@ -9,10 +9,14 @@ import torch
 
 PHI3 = Path(__file__).resolve().parents[2] / "shared" / "phi3"  # the real tokenizers, where this checkout has them
 
-TEMPLATE = ("{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-            "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}")
-TEXT = ["What screen reader works best for blind users? NVDA reads aloud what the screen shows.",
-        "Captions help Deaf colleagues follow a meeting; a braille display shows them line by line."]
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TEXT = [
+    "What screen reader works best for blind users? NVDA reads aloud what the screen shows.",
+    "Captions help Deaf colleagues follow a meeting; a braille display shows them line by line.",
+]
 
 
 def pytest_configure(config):
@@ -22,9 +26,9 @@ def pytest_configure(config):
 @pytest.fixture(autouse=True)
 def no_hub(monkeypatch):
     """No test asks the network; the hub counts as unreachable."""
-    import models
+    from specdec import weights
 
-    monkeypatch.setattr(models, "_hub_answers", False)
+    monkeypatch.setattr(weights, "_hub_answers", False)
 
 
 def tiny_tokenizer(vocabulary: int):
@@ -34,21 +38,38 @@ def tiny_tokenizer(vocabulary: int):
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(TEXT, trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>",
-                                   chat_template=TEMPLATE)
+    tokenizer.train_from_iterator(
+        TEXT,
+        trainers.BpeTrainer(
+            vocab_size=vocabulary,
+            special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=TEMPLATE
+    )
 
 
 def save_tiny_llama(folder: Path, tokenizer, seed: int, width: int = 32, rows: int | None = None) -> str:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
-    LlamaForCausalLM(LlamaConfig(
-        vocab_size=rows or len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_hidden_layers=2,
-        num_attention_heads=2, max_position_embeddings=512, initializer_range=0.4, bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)).to(torch.bfloat16).save_pretrained(folder)
+    LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=rows or len(tokenizer),
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=512,
+            initializer_range=0.4,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    ).to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return str(folder)
 
@@ -58,15 +79,17 @@ def tiny(tmp_path_factory) -> SimpleNamespace:
     """Folders of a draft, a verifier of the same vocabulary, and a verifier of an overlapping one."""
     root = tmp_path_factory.mktemp("tiny")
     same, larger = tiny_tokenizer(300), tiny_tokenizer(330)
-    return SimpleNamespace(draft=save_tiny_llama(root / "draft", same, 0),
-                           verifier=save_tiny_llama(root / "verifier", same, 1, width=48),
-                           overlapping=save_tiny_llama(root / "overlapping", larger, 2, width=48, rows=352))
+    return SimpleNamespace(
+        draft=save_tiny_llama(root / "draft", same, 0),
+        verifier=save_tiny_llama(root / "verifier", same, 1, width=48),
+        overlapping=save_tiny_llama(root / "overlapping", larger, 2, width=48, rows=352),
+    )
 
 
 @pytest.fixture
 def cli(monkeypatch, capsys):
     """`cli(module, *arguments)` → (exit status, stdout, stderr). Anything but a clean exit fails the test."""
-    from terminal import run
+    from specdec.terminal import run
 
     def call(module, *arguments):
         monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *map(str, arguments)])

@@ -11,8 +11,9 @@ import speculative_decode
 
 @pytest.mark.parametrize("verifier", ["verifier", "overlapping"])
 def test_generate_and_ours_agree_with_the_law(cli, tiny, verifier):
-    status, out, err = cli(check_exactness, "--draft", tiny.draft, "--verifier", getattr(tiny, verifier), "--samples", 400,
-                           "--json", "-")
+    status, out, err = cli(
+        check_exactness, "--draft", tiny.draft, "--verifier", getattr(tiny, verifier), "--samples", 400, "--json", "-"
+    )
     results = json.loads(out)["results"]
     assert status == 0, err
     assert results["ours"]["bins"] >= 4, "the law is not trivial"
@@ -40,6 +41,7 @@ def test_bad_input_is_one_line(cli, arguments):
 
 def test_far_samples_have_no_chance():
     """All samples on one of two even openings: chi-square's p-value is nil, the distance a half."""
+
     class Names:
         decode = staticmethod(str)
 

@@ -9,7 +9,7 @@ import pytest
 import data_generation
 from clean_dataset import CATEGORIES
 from data_generation import DISABILITIES, TASKS, USERS, plan_requests
-from jsonl import read_jsonl, write_jsonl
+from specdec.files import read_jsonl, write_jsonl
 
 SHIPPED = Path(__file__).resolve().parents[1] / "dpo_clean.jsonl"
 
@@ -30,8 +30,10 @@ def test_shipped_rows_follow_the_plan():
 
 
 def answers(count: int) -> list[dict]:
-    return [{"id": f"at-{number:04d}", **{key: f"{key} {number}" for key in ("prompt", "chosen", "rejected")}}
-            for number in range(1, count + 1)]
+    return [
+        {"id": f"at-{number:04d}", **{key: f"{key} {number}" for key in ("prompt", "chosen", "rejected")}}
+        for number in range(1, count + 1)
+    ]
 
 
 def test_export_import_and_resume(cli, tmp_path):
@@ -47,9 +49,14 @@ def test_export_import_and_resume(cli, tmp_path):
     assert [entry["id"] for entry in read_jsonl(raw)] == [f"at-{number:04d}" for number in range(1, 5)]
 
 
-@pytest.mark.parametrize("line, fragment", [
-    ("{oops", "line 2"), ('{"id": "at-0002", "prompt": "a", "chosen": "", "rejected": "c"}', "line 2: 'chosen'"),
-    ('{"id": "at-9999", "prompt": "a", "chosen": "b", "rejected": "c"}', "not in the plan")])
+@pytest.mark.parametrize(
+    "line, fragment",
+    [
+        ("{oops", "line 2"),
+        ('{"id": "at-0002", "prompt": "a", "chosen": "", "rejected": "c"}', "line 2: 'chosen'"),
+        ('{"id": "at-9999", "prompt": "a", "chosen": "b", "rejected": "c"}', "not in the plan"),
+    ],
+)
 def test_bad_answers_import_nothing(cli, tmp_path, line, fragment):
     (tmp_path / "batch_01.jsonl").write_text(json.dumps(answers(1)[0]) + "\n" + line + "\n")
     status, _, err = cli(data_generation, "--import-responses", tmp_path, "--output", tmp_path / "raw.jsonl")
@@ -83,7 +90,14 @@ def test_refused_key_is_never_printed(cli, tmp_path, monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refuses)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
-    status, out, err = cli(data_generation, "--rows", 3, "--output", tmp_path / "raw.jsonl",
-                           "--base-url", f"http://127.0.0.1:{server.server_port}/v1")
+    status, out, err = cli(
+        data_generation,
+        "--rows",
+        3,
+        "--output",
+        tmp_path / "raw.jsonl",
+        "--base-url",
+        f"http://127.0.0.1:{server.server_port}/v1",
+    )
     server.shutdown()
     assert status == 1 and "401" in err and "sk-secret" not in out + err and not (tmp_path / "raw.jsonl").exists()

@@ -15,11 +15,16 @@ from test_exactness import NEVER, Case, reference_probs, settings
 import benchmark_decoding
 import evaluate_acceptance
 import fill_readme
-import models
 import plot_results
-from evaluate_acceptance import _overlap_and_kept, _target_probs, compare_drafts, expected_blocks, mean_with_interval
-from jsonl import read_jsonl, write_jsonl
-from speculative_decode import Engine, Settings, run_prompt
+from evaluate_acceptance import compare_drafts
+from specdec import models
+from specdec.alignment import draft_probs, overlap_and_kept, verifier_probs
+from specdec.engine import Engine
+from specdec.files import read_jsonl, write_jsonl
+from specdec.intervals import mean_with_interval
+from specdec.sampling import Settings
+from specdec.theory import expected_blocks
+from speculative_decode import load_drafter, run_prompt
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -28,23 +33,26 @@ ROOT = Path(__file__).resolve().parents[1]
 def test_live_and_paired_give_the_same_overlap(tiny, verifier):
     """At every position that live decoding tested, the paired estimator finds the same Σ min(p, q) on the same text."""
     engine = Engine(models.Pair("custom", models.Model(tiny.draft), models.Model(getattr(tiny, verifier))))
-    drafter, _ = engine.load_drafter()
+    drafter, _ = load_drafter(engine)
     settings = Settings(max_new_tokens=40)
     result = run_prompt(engine, "What screen reader?", "base", settings, 3, drafter)
-    target, draft = engine.prompt_ids("What screen reader?", settings)
+    verifier_prompt, draft_prompt = engine.prompt_ids("What screen reader?", settings)
+    answer = result.token_ids
     with torch.inference_mode():
-        p = _target_probs(engine, target, result["token_ids"], settings)
-        paired = _overlap_and_kept(p, drafter, draft, result["token_ids"], settings)[0].tolist()
+        p = verifier_probs(engine.verifier, verifier_prompt, answer, settings)
+        q = draft_probs(drafter.model, engine.shared, draft_prompt, answer, engine.rows, settings)
+        paired = overlap_and_kept(p, q, answer)[0].tolist()
     place, compared = 0, 0
-    for block in result["trace"]:
-        for offset, value in enumerate(block.overlap[:len(block.tokens)]):
+    for block in result.blocks:
+        for offset, value in enumerate(block.overlap[: len(block.tokens)]):
             assert value == pytest.approx(paired[place + offset], abs=0.03)  # bf16 passes of other widths
             compared += 1
         place += len(block.tokens)
-    assert compared >= 20 and len(paired) == result["tokens"]
+    assert compared >= 20 and len(paired) == len(answer)
 
 
 # --- decoding replayed from a finished text, against decoding itself on the toy models of test_exactness --------------
+
 
 def replay_errors(k: int, overlapping: bool, stop=NEVER, expected=expected_blocks) -> list[float]:
     """Decoded minus replayed verifier passes, drafted and accepted tokens, summed over texts, in standard errors.
@@ -58,11 +66,11 @@ def replay_errors(k: int, overlapping: bool, stop=NEVER, expected=expected_block
         kept = []
         for place, token in enumerate(text):
             history = case.prompt + text[:place]
-            p = reference_probs(case.target.logits(history), drawn)
+            p = reference_probs(case.verifier_model.logits(history), drawn)
             q = reference_probs(case.draft.logits(case.shared.translate(history)), drawn, sorted(case.shared.draft_ids))
-            spelled = dict(zip(case.shared.target_ids, case.shared.draft_ids, strict=True))
-            kept.append(min(1.0, q[spelled[token]] / p[token]) if token in spelled else 0.0)
-        decoded = (len(blocks) - 1, sum(block.drafted for block in blocks), sum(block.accepted for block in blocks))
+            in_draft = dict(zip(case.shared.verifier_ids, case.shared.draft_ids, strict=True))
+            kept.append(min(1.0, q[in_draft[token]] / p[token]) if token in in_draft else 0.0)
+        decoded = (len(blocks), sum(len(block.drafted) for block in blocks), sum(block.accepted for block in blocks))
         differences.append([a - b for a, b in zip(decoded, expected(kept, k, drawn.max_new_tokens), strict=True)])
     columns = torch.tensor(differences, dtype=torch.double)
     return (columns.mean(0) / (columns.std(0) / len(columns) ** 0.5).clamp(min=1e-9)).tolist()
@@ -105,11 +113,37 @@ def test_replay_has_the_closed_form():
 
 def test_the_steps_resume_and_report(cli, tiny, tmp_path):
     prompts = tmp_path / "prompts.jsonl"
-    write_jsonl(prompts, [{"prompt": f"question {number}?", "domain": "at", "query_type": "technical", "source": "written"}
-                          for number in range(4)])
-    options = ["--prompts", prompts, "--draft", tiny.draft, "--verifier", tiny.overlapping, "--max-new-tokens", 8,
-               "--completions", tmp_path / "c.jsonl", "--paired", tmp_path / "p.jsonl", "--live", tmp_path / "l.jsonl",
-               "--report", tmp_path / "a.json", "--drafts", "base", "--batch-size", 3, "--seeds", 2]
+    write_jsonl(
+        prompts,
+        [
+            {"prompt": f"question {number}?", "domain": "at", "query_type": "technical", "source": "written"}
+            for number in range(4)
+        ],
+    )
+    options = [
+        "--prompts",
+        prompts,
+        "--draft",
+        tiny.draft,
+        "--verifier",
+        tiny.overlapping,
+        "--max-new-tokens",
+        8,
+        "--completions",
+        tmp_path / "c.jsonl",
+        "--paired",
+        tmp_path / "p.jsonl",
+        "--live",
+        tmp_path / "l.jsonl",
+        "--report",
+        tmp_path / "a.json",
+        "--drafts",
+        "base",
+        "--batch-size",
+        3,
+        "--seeds",
+        2,
+    ]
     assert cli(evaluate_acceptance, "complete", *options)[0] == 0
     rows = list(read_jsonl(tmp_path / "c.jsonl"))
     assert len(rows) == 4 and all(token < 330 for row in rows for token in row["token_ids"])
@@ -133,8 +167,9 @@ def test_the_steps_resume_and_report(cli, tiny, tmp_path):
 
 
 def test_missing_step_is_one_line(cli, tmp_path):
-    status, _, err = cli(evaluate_acceptance, "report", "--paired", tmp_path / "none.jsonl",
-                         "--completions", tmp_path / "c.jsonl")
+    status, _, err = cli(
+        evaluate_acceptance, "report", "--paired", tmp_path / "none.jsonl", "--completions", tmp_path / "c.jsonl"
+    )
     assert status == 1 and "Run the step that writes it first" in err
 
 
@@ -162,10 +197,31 @@ def test_other_conditions_are_not_mixed(cli, tiny, tmp_path):
     """Rows of another temperature, or of an adapter that was trained again, are neither resumed nor reported."""
     prompts = tmp_path / "prompts.jsonl"
     write_jsonl(prompts, [{"prompt": "question?", "domain": "at", "query_type": "technical", "source": "written"}])
-    files = ["--live", tmp_path / "l.jsonl", "--paired", tmp_path / "p.jsonl", "--completions", tmp_path / "c.jsonl",
-             "--report", tmp_path / "a.json"]
-    options = ["--prompts", prompts, "--draft", tiny.draft, "--verifier", tiny.verifier, "--max-new-tokens", 4,
-               "--drafts", "base", "--seeds", 1, *files]
+    files = [
+        "--live",
+        tmp_path / "l.jsonl",
+        "--paired",
+        tmp_path / "p.jsonl",
+        "--completions",
+        tmp_path / "c.jsonl",
+        "--report",
+        tmp_path / "a.json",
+    ]
+    options = [
+        "--prompts",
+        prompts,
+        "--draft",
+        tiny.draft,
+        "--verifier",
+        tiny.verifier,
+        "--max-new-tokens",
+        4,
+        "--drafts",
+        "base",
+        "--seeds",
+        1,
+        *files,
+    ]
     assert cli(evaluate_acceptance, "live", *options)[0] == 0
     status, _, err = cli(evaluate_acceptance, "live", *options, "--temperature", 0.5)
     assert status == 1 and "other settings" in err
@@ -200,8 +256,14 @@ def test_groups_and_paired_changes():
     def row(kind, source="written"):
         return {"domain": "at", "query_type": kind, "source": source}
 
-    groups = compare_drafts([(row("technical"), {"base": 0.5, "dpo": 0.6}), (row("procedural"), {"base": 0.4, "dpo": 0.3}),
-                             (row("technical", "seed"), {"base": 0.9, "dpo": 0.9})], seed=0)
+    groups = compare_drafts(
+        [
+            (row("technical"), {"base": 0.5, "dpo": 0.6}),
+            (row("procedural"), {"base": 0.4, "dpo": 0.3}),
+            (row("technical", "seed"), {"base": 0.9, "dpo": 0.9}),
+        ],
+        seed=0,
+    )
     assert groups["at"]["changes"]["dpo"]["mean"] == pytest.approx(0.0)
     assert groups["at: technical"]["means"] == {"base": 0.5, "dpo": 0.6}
     assert groups["seed at"]["prompts"] == 1 and groups["at"]["changes"]["dpo"]["rose"] == 1
@@ -209,11 +271,20 @@ def test_groups_and_paired_changes():
 
 def test_noise_of_one_run():
     """Two rates 0.2 apart have a variance of 0.02, equal ones none; other sources and unfinished seeds do not count."""
+
     def row(prompt, mode, seed, rate, source="seed"):
         return {"prompt": prompt, "mode": mode, "seed": seed, "acceptance_rate": rate, "source": source, "domain": "at"}
 
-    rows = [row("a", "base", 0, 0.4), row("a", "base", 1, 0.6), row("b", "base", 0, 0.5), row("b", "base", 1, 0.5),
-            row("a", "dpo", 0, 0.5), row("a", "dpo", 1, 0.5), row("b", "dpo", 0, 0.4), row("b", "dpo", 1, 0.6)]
+    rows = [
+        row("a", "base", 0, 0.4),
+        row("a", "base", 1, 0.6),
+        row("b", "base", 0, 0.5),
+        row("b", "base", 1, 0.5),
+        row("a", "dpo", 0, 0.5),
+        row("a", "dpo", 1, 0.5),
+        row("b", "dpo", 0, 0.4),
+        row("b", "dpo", 1, 0.6),
+    ]
     noise = evaluate_acceptance.noise_of_one_run
     found = noise([*rows, row("c", "base", 0, 0.0, "written"), row("a", "verifier", 0, None), row("a", "base", 2, 0.9)], -0.1)
     assert (found["prompts"], found["seeds"], found["run"]) == (2, 2, pytest.approx(0.1))
@@ -225,13 +296,31 @@ def test_noise_of_one_run():
 
 def test_speed_is_compared_within_one_sitting():
     """A run without one of the plain verifier at its seed does not count, nor does a prompt of the large sets."""
-    def row(prompt, mode, seed, speed, source="seed"):
-        return {"prompt": prompt, "mode": mode, "seed": seed, "tokens_per_second": speed, "source": source, "tokens": 8,
-                "seconds": 8 / speed, "block_efficiency": 2.0}
 
-    found = evaluate_acceptance.beside_the_verifier([
-        row("a", "verifier", 0, 4.0), row("a", "base", 0, 6.0), row("a", "base", 1, 60.0), row("b", "verifier", 0, 4.0),
-        row("b", "base", 0, 10.0), row("c", "verifier", 0, 1.0, "written"), row("c", "base", 0, 9.0, "written")], seed=0)
+    def row(prompt, mode, seed, speed, source="seed"):
+        return {
+            "prompt": prompt,
+            "mode": mode,
+            "seed": seed,
+            "tokens_per_second": speed,
+            "source": source,
+            "tokens": 8,
+            "seconds": 8 / speed,
+            "block_efficiency": 2.0,
+        }
+
+    found = evaluate_acceptance.beside_the_verifier(
+        [
+            row("a", "verifier", 0, 4.0),
+            row("a", "base", 0, 6.0),
+            row("a", "base", 1, 60.0),
+            row("b", "verifier", 0, 4.0),
+            row("b", "base", 0, 10.0),
+            row("c", "verifier", 0, 1.0, "written"),
+            row("c", "base", 0, 9.0, "written"),
+        ],
+        seed=0,
+    )
     assert found["base"]["runs"] == 2 and found["base"]["speedup"]["mean"] == pytest.approx(2.0)
     assert found["base"]["tokens_per_second"] == 8.0 and found["verifier"]["speedup"]["mean"] == 1
 
@@ -246,7 +335,7 @@ def test_agreement_is_of_levels_and_changes():
 
 def test_per_type_draws_from_every_group():
     """The same prompts at every call: a subset that changed between runs could not be resumed."""
-    args = argparse.Namespace(prompts=[ROOT / "prompts/at.jsonl", ROOT / "prompts/general.jsonl"], per_type=6, seed=42)
+    args = argparse.Namespace(prompts=[ROOT / "domains/at.jsonl", ROOT / "domains/general.jsonl"], per_type=6, seed=42)
     rows = evaluate_acceptance.chosen_prompts(args)
     assert rows == evaluate_acceptance.chosen_prompts(args) and len({row["prompt"] for row in rows}) == 48
     assert set(Counter((row["domain"], row["query_type"]) for row in rows).values()) == {6}

@@ -13,8 +13,11 @@ import torch
 from scipy.stats import chisquare
 
 import speculative_decode
-from check_vocab_compatibility import VocabularyMap
-from speculative_decode import CachedModel, Drafter, Settings, decode, summarize, verify_draft
+from specdec.backend import CachedModel
+from specdec.sampling import Settings
+from specdec.trace import Run, summarize
+from specdec.vocabulary import VocabularyMap
+from speculative_decode import Drafter, decode, prefill, verify_draft
 
 VOCABULARY, LENGTH, SAMPLES = 4, 4, 2000
 NEVER = frozenset()
@@ -47,33 +50,34 @@ class Case:
     prompt = [1, 0, 2]
 
     def __init__(self, overlapping: bool = False, padding: int = 0):
-        self.target = TableModel(1, rows=VOCABULARY + padding)
+        self.verifier_model = TableModel(1, rows=VOCABULARY + padding)
         self.draft = TableModel(2, vocabulary=5 if overlapping else VOCABULARY)
-        if overlapping:  # target 3 is no draft token; the draft spells it as two of its own
-            spelled = {0: (4,), 1: (2,), 2: (0,), 3: (1, 3)}
-            self.shared = VocabularyMap("intersection", (4, 2, 0), (0, 1, 2), spelled.__getitem__)
+        if overlapping:  # 3 of the verifier is no draft token; the draft reads two of its own for it
+            pieces = {0: (4,), 1: (2,), 2: (0,), 3: (1, 3)}
+            self.shared = VocabularyMap("intersection", (4, 2, 0), (0, 1, 2), pieces.__getitem__)
         else:
             ids = tuple(range(VOCABULARY))
             self.shared = VocabularyMap("identical", ids, ids, lambda id: (id,))
 
-    def run(self, settings: Settings, stop=NEVER, seed=0, drafter_class=Drafter, cached_class=CachedModel,
-            samples=SAMPLES):
+    def run(self, settings: Settings, stop=NEVER, seed=0, drafter_class=Drafter, cached_class=CachedModel, samples=SAMPLES):
         """Yields the blocks of `samples` decoded texts."""
-        verifier = cached_class(self.target, set(range(VOCABULARY)))
-        drafter = drafter_class(CachedModel(self.draft, set(range(5))), self.shared, self.target.config.vocab_size)
+        verifier = cached_class(self.verifier_model, set(range(VOCABULARY)))
+        drafter = drafter_class(CachedModel(self.draft, set(range(5))), self.shared, self.verifier_model.config.vocab_size)
         generator = torch.Generator().manual_seed(seed)
         draft_prompt = self.shared.translate(self.prompt)
         for _ in range(samples):
-            yield list(decode(verifier, self.prompt, settings, stop, generator, drafter, draft_prompt))
+            prefill(verifier, self.prompt, drafter, draft_prompt)
+            yield list(decode(verifier, self.prompt[-1], settings, stop, generator, drafter))
 
 
 # --- the law, by another road: plain Python over the table ------------------------------------------------------------
+
 
 def reference_probs(logits: torch.Tensor, settings: Settings, allowed=range(VOCABULARY)) -> list[float]:
     """Temperature, then top-k, then top-p, written out; tokens outside `allowed` have probability 0."""
     weights = {token: float((logits[token].double() / settings.temperature).exp()) for token in allowed}
     if settings.top_k:
-        weights = dict(sorted(weights.items(), key=lambda item: -item[1])[:settings.top_k])
+        weights = dict(sorted(weights.items(), key=lambda item: -item[1])[: settings.top_k])
     total, kept, mass = sum(weights.values()), {}, 0.0
     for token, weight in sorted(weights.items(), key=lambda item: -item[1]):
         if mass >= settings.top_p:
@@ -91,7 +95,7 @@ def exact_law(case: Case, settings: Settings, stop) -> dict[tuple, float]:
         if len(text) == LENGTH or (text and text[-1] in stop):
             law[text] = probability
             return
-        probs = reference_probs(case.target.logits(case.prompt + list(text)), settings)
+        probs = reference_probs(case.verifier_model.logits(case.prompt + list(text)), settings)
         for token, chance in enumerate(probs):
             if chance:
                 grow((*text, token), probability * chance)
@@ -103,8 +107,9 @@ def exact_law(case: Case, settings: Settings, stop) -> dict[tuple, float]:
 def agreement(case: Case, settings: Settings, stop=NEVER, **options) -> float:
     """The chi-square p-value of the decoded texts, cut to LENGTH tokens, against the verifier's exact law."""
     law = exact_law(case, settings, stop)
-    texts = Counter(tuple(token for block in blocks for token in block.tokens)[:LENGTH]
-                    for blocks in case.run(settings, stop, **options))
+    texts = Counter(
+        tuple(token for block in blocks for token in block.tokens)[:LENGTH] for blocks in case.run(settings, stop, **options)
+    )
     total = sum(texts.values())
     if set(texts) - set(law):  # a text that the verifier cannot write
         return 0.0
@@ -117,13 +122,22 @@ def agreement(case: Case, settings: Settings, stop=NEVER, **options) -> float:
     return chisquare(observed, [value * scale for value in expected]).pvalue
 
 
+def metrics(blocks) -> dict:
+    return summarize(Run("", "", 0, "", 0.0, tuple(blocks)))
+
+
 def settings(k=3, **changes) -> Settings:
     return Settings(k=k, max_new_tokens=LENGTH + 2, **{"temperature": 0.7, **changes})
 
 
-SETTINGS = {"temperature": settings(), "hot": settings(temperature=1.3), "top-k": settings(top_k=2),
-            "top-p": settings(top_p=0.8), "top-k and top-p": settings(top_k=3, top_p=0.7),
-            **{f"K={k}": settings(k) for k in (1, 2, 4, 5)}}
+SETTINGS = {
+    "temperature": settings(),
+    "hot": settings(temperature=1.3),
+    "top-k": settings(top_k=2),
+    "top-p": settings(top_p=0.8),
+    "top-k and top-p": settings(top_k=3, top_p=0.7),
+    **{f"K={k}": settings(k) for k in (1, 2, 4, 5)},
+}
 
 
 @pytest.mark.parametrize("overlapping", [False, True], ids=["identical", "overlapping"])
@@ -143,11 +157,12 @@ def test_stop_tokens_inside_a_block(overlapping):
 
 def test_rows_without_a_token_are_never_sampled():
     case = Case(padding=3)
-    case.target.table[..., VOCABULARY:] += 9  # they would win nearly always
+    case.verifier_model.table[..., VOCABULARY:] += 9  # they would win nearly always
     assert agreement(case, settings()) > 1e-3
 
 
 # --- deliberately broken rules, each of which the tests above must catch ----------------------------------------------
+
 
 def broken_rule(accept=None, correct=None, free=None):
     """verify_draft with one step replaced."""
@@ -280,21 +295,24 @@ def test_top_p_without_its_boundary_token_is_caught(monkeypatch):
 
 # --- the draft's cache: wrong contexts keep the law but cost acceptance, so Σ min(p, q) is compared exactly -----------
 
+
 def overlap_error(case: Case, settings: Settings, drafter_class=Drafter, samples=40) -> float:
     """The largest difference between Σ_x min(p, q) as the engine reports it and as the tables give it."""
     worst = 0.0
     for blocks in case.run(settings, samples=samples, drafter_class=drafter_class):
-        text: list[int] = []
-        for block in blocks[1:]:
+        text: tuple[int, ...] = ()
+        for block in blocks:
             for place, reported in enumerate(block.overlap):
                 if place > len(block.tokens) - 1:
                     continue
-                history = case.prompt + text + block.tokens[:place]
-                p = reference_probs(case.target.logits(history), settings)
-                spelled = case.shared.translate(history)
-                q = reference_probs(case.draft.logits(spelled), settings, allowed=sorted(case.shared.draft_ids))
-                exact = sum(min(p[target], q[draft]) for draft, target in
-                            zip(case.shared.draft_ids, case.shared.target_ids, strict=True))
+                history = [*case.prompt, *text, *block.tokens[:place]]
+                p = reference_probs(case.verifier_model.logits(history), settings)
+                in_draft_ids = case.shared.translate(history)
+                q = reference_probs(case.draft.logits(in_draft_ids), settings, allowed=sorted(case.shared.draft_ids))
+                exact = sum(
+                    min(p[verifier], q[draft])
+                    for draft, verifier in zip(case.shared.draft_ids, case.shared.verifier_ids, strict=True)
+                )
                 worst = max(worst, abs(exact - reported))
             text += block.tokens
     return worst
@@ -332,12 +350,12 @@ def test_draft_cache_off_by_one_is_caught(broken):
 
 # --- acceptance -------------------------------------------------------------------------------------------------------
 
+
 def test_acceptance_is_the_overlap_of_p_and_q():
     """Leviathan et al. 2023, corollary 3.6: the chance to accept is Σ_x min(p, q)."""
     generator = torch.Generator().manual_seed(3)
     p, q = torch.rand(2, 2, 6, generator=generator).softmax(-1)
-    accepted = sum(verify_draft(p, q[:1], torch.multinomial(q[0], 1, generator=generator), generator)[0]
-                   for _ in range(20_000))
+    accepted = sum(verify_draft(p, q[:1], torch.multinomial(q[0], 1, generator=generator), generator)[0] for _ in range(20_000))
     exact = float(torch.minimum(p[0], q[0]).sum())
     deviation = (exact * (1 - exact) / 20_000) ** 0.5
     assert abs(accepted / 20_000 - exact) < 4 * deviation
@@ -347,11 +365,11 @@ def test_acceptance_is_the_overlap_of_p_and_q():
 def test_block_efficiency_has_its_closed_form(k):
     """Independent positions: E[tokens per block] = (1 − α^(K+1)) / (1 − α) (Leviathan et al. 2023, equation 1)."""
     case = Case()
-    case.target.table[:], case.draft.table[:] = case.target.table[0, 0, 0], case.draft.table[0, 0, 0]
+    case.verifier_model.table[:], case.draft.table[:] = case.verifier_model.table[0, 0, 0], case.draft.table[0, 0, 0]
     long = Settings(k=k, temperature=1.0, max_new_tokens=4000)
     blocks = next(case.run(long, samples=1))
-    alpha = summarize(blocks)["expected_acceptance"]
-    assert summarize(blocks)["block_efficiency"] == pytest.approx((1 - alpha ** (k + 1)) / (1 - alpha), rel=0.04)
+    alpha = metrics(blocks)["expected_acceptance"]
+    assert metrics(blocks)["block_efficiency"] == pytest.approx((1 - alpha ** (k + 1)) / (1 - alpha), rel=0.04)
     observed = sum(block.accepted for block in blocks) / sum(len(block.overlap) for block in blocks)
     assert observed == pytest.approx(alpha, abs=0.03)
 
@@ -367,33 +385,46 @@ def test_rule_handles_its_corners():
 
 # --- greedy, on real transformers models ------------------------------------------------------------------------------
 
+
 def tiny(architecture: str, seed: int):
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(seed)
     config = AutoConfig.for_model(
-        architecture, vocab_size=32, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=256, sliding_window=7 if architecture == "phi3" else None,
-        initializer_range=0.6, pad_token_id=0, bos_token_id=0, eos_token_id=0)
+        architecture,
+        vocab_size=32,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        sliding_window=7 if architecture == "phi3" else None,
+        initializer_range=0.6,
+        pad_token_id=0,
+        bos_token_id=0,
+        eos_token_id=0,
+    )
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "phi3"])
 def test_greedy_equals_plain_greedy(architecture):
     """Token for token in float32; Phi-3 with a sliding window far shorter than the text."""
-    target, draft = tiny(architecture, 0), tiny(architecture, 1)
+    larger, draft = tiny(architecture, 0), tiny(architecture, 1)
     with torch.no_grad():  # a draft that is often but not always right
-        for ours, theirs in zip(draft.parameters(), target.parameters(), strict=True):
+        for ours, theirs in zip(draft.parameters(), larger.parameters(), strict=True):
             ours.copy_(theirs + 0.15 * ours)
     ids = tuple(range(32))
     shared = VocabularyMap("identical", ids, ids, lambda id: (id,))
-    verifier, prompt = CachedModel(target, set(ids)), [3, 14, 15, 9, 2, 6]
-    plain = target.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=40, eos_token_id=None)
-    expected = plain[0, len(prompt):].tolist()
+    verifier, prompt = CachedModel(larger, set(ids)), [3, 14, 15, 9, 2, 6]
+    plain = larger.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=40, eos_token_id=None)
+    expected = plain[0, len(prompt) :].tolist()
     for k in range(1, 6):
         drafter = Drafter(CachedModel(draft, set(ids)), shared, 32)
         greedy = Settings(k=k, temperature=0, max_new_tokens=40)
         with torch.inference_mode():
-            blocks = list(decode(verifier, prompt, greedy, NEVER, None, drafter))
+            prefill(verifier, prompt, drafter)
+            blocks = list(decode(verifier, prompt[-1], greedy, NEVER, None, drafter))
         assert list(itertools.chain(*(block.tokens for block in blocks))) == expected
-        assert 0 < summarize(blocks)["acceptance_rate"] < 1, "both outcomes are exercised"
+        assert 0 < metrics(blocks)["acceptance_rate"] < 1, "both outcomes are exercised"

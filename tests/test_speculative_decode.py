@@ -1,15 +1,20 @@
 """The script as a user meets it: modes, report, JSON, trace, and one line for every kind of bad input."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
-import models
 import speculative_decode
-from jsonl import read_jsonl
-from speculative_decode import Block, Engine, Settings, run_prompt, summarize
-from terminal import Problem
+from specdec import adapters, engine, models
+from specdec.engine import Engine
+from specdec.files import read_jsonl
+from specdec.reference import generation_config
+from specdec.sampling import Settings
+from specdec.terminal import Problem
+from specdec.trace import Run, read_block, summarize
+from speculative_decode import load_drafter, run_prompt
 
 PROMPT = "What screen reader works best?"
 
@@ -23,8 +28,9 @@ def adapter(tiny, tmp_path_factory) -> str:
     torch.manual_seed(5)
     model = AutoModelForCausalLM.from_pretrained(tiny.draft)
     model.name_or_path = model.config.name_or_path = tiny.draft
-    tuned = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False,
-                                             task_type="CAUSAL_LM"))
+    tuned = get_peft_model(
+        model, LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    )
     folder = tmp_path_factory.mktemp("adapter")
     tuned.save_pretrained(str(folder))
     return str(folder)
@@ -38,21 +44,34 @@ def pair_options(tiny, verifier=None):
 @pytest.mark.parametrize("temperature", [0, 0.7])
 def test_compare_reports_everything(cli, tiny, adapter, tmp_path, verifier, temperature):
     trace = tmp_path / "trace.jsonl"
-    status, out, err = cli(speculative_decode, "--mode", "compare", "--prompt", PROMPT, "--adapter-path", adapter,
-                           "--temperature", temperature, "--json", tmp_path / "out.json", "--trace", trace,
-                           *pair_options(tiny, getattr(tiny, verifier)))
+    status, out, err = cli(
+        speculative_decode,
+        "--mode",
+        "compare",
+        "--prompt",
+        PROMPT,
+        "--adapter-path",
+        adapter,
+        "--temperature",
+        temperature,
+        "--json",
+        tmp_path / "out.json",
+        "--trace",
+        trace,
+        *pair_options(tiny, getattr(tiny, verifier)),
+    )
     assert status == 0, err
     assert "acceptance rate" in out and "block efficiency" in out and "\x1b[" not in out
     result = json.loads((tmp_path / "out.json").read_text())
-    assert [run["mode"] for run in result["runs"]] == ["verifier", "base", "dpo"]
+    assert [run["draft"] for run in result["runs"]] == ["verifier", "base", "dpo"]
     assert [run["adapter"] for run in result["runs"]] == ["none", "none", "merged"]
     rows = list(read_jsonl(trace))
     for number, run in enumerate(result["runs"]):
-        blocks = [Block(**{key: row[key] for key in Block.__dataclass_fields__}) for row in rows if row["run"] == number]
-        figures = summarize(blocks)
-        assert figures == {key: run[key] for key in figures}, "the trace holds every figure"
+        blocks = tuple(read_block(row) for row in rows if row.get("run") == number and "block" in row)
+        metrics = summarize(Run(PROMPT, run["draft"], 42, run["text"], run["prefill_seconds"], blocks))
+        assert metrics == {key: run[key] for key in metrics}, "the trace holds every metric"
         assert [token for block in blocks for token in block.tokens] == run["token_ids"]
-        parts = run["draft_seconds"] + run["verify_seconds"] + run["other_seconds"]
+        parts = run["prefill_seconds"] + run["draft_seconds"] + run["verify_seconds"] + run["other_seconds"]
         assert parts == pytest.approx(run["seconds"])
 
 
@@ -64,8 +83,12 @@ def test_json_on_stdout_is_alone(cli, tiny):
 
 
 def test_same_seed_same_text(cli, tiny):
-    texts = [cli(speculative_decode, "--prompt", PROMPT, "--seed", seed, "--no-baseline", *pair_options(tiny))[1]
-             .split("tokens per second")[0].splitlines()[2] for seed in (1, 1, 2)]
+    texts = [
+        cli(speculative_decode, "--prompt", PROMPT, "--seed", seed, "--no-baseline", *pair_options(tiny))[1]
+        .split("tokens per second")[0]
+        .splitlines()[2]
+        for seed in (1, 1, 2)
+    ]
     assert texts[0] == texts[1] != texts[2]
 
 
@@ -77,9 +100,9 @@ def test_prompts_file(cli, tiny, tmp_path):
 
 
 def test_rows_without_a_token_are_masked(tiny):
-    engine = tiny_engine(tiny, tiny.overlapping)
+    loaded = tiny_engine(tiny, tiny.overlapping)
     with torch.inference_mode():
-        logits = engine.verifier.feed([1, 2, 3])
+        logits = loaded.verifier.feed([1, 2, 3])
     assert logits.shape == (1, 352) and logits[0, 330:].isneginf().all() and logits[0, :330].isfinite().all()
 
 
@@ -107,7 +130,7 @@ def test_out_of_gpu_memory_is_one_line(cli, tiny, monkeypatch):
     def full(*arguments, **options):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
-    monkeypatch.setattr(speculative_decode, "load_model", full)
+    monkeypatch.setattr(engine, "load_model", full)
     status, _, err = cli(speculative_decode, "--prompt", PROMPT, *pair_options(tiny))
     assert status == 1 and "out of memory" in err and "Traceback" not in err
 
@@ -115,31 +138,36 @@ def test_out_of_gpu_memory_is_one_line(cli, tiny, monkeypatch):
 def test_adapter_of_another_base_is_refused(cli, tiny, adapter, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
-    config = json.loads((models.Path(adapter) / "adapter_config.json").read_text())
+    config = json.loads((Path(adapter) / "adapter_config.json").read_text())
     (other / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "some/other-model"}))
-    (other / "adapter_model.safetensors").write_bytes((models.Path(adapter) / "adapter_model.safetensors").read_bytes())
+    (other / "adapter_model.safetensors").write_bytes((Path(adapter) / "adapter_model.safetensors").read_bytes())
     status, _, err = cli(speculative_decode, "--mode", "dpo", "--prompt", PROMPT, "--adapter-path", other, *pair_options(tiny))
     assert status == 1 and "some/other-model" in err and "--adapter-path" in err
 
 
-@pytest.mark.parametrize("file, content, fragment", [
-    ("adapter_config.json", b"{", "cannot be read"),
-    ("adapter_model.safetensors", b"not safetensors", "does not load"),
-])
+@pytest.mark.parametrize(
+    "file, content, fragment",
+    [
+        ("adapter_config.json", b"{", "cannot be read"),
+        ("adapter_model.safetensors", b"not safetensors", "does not load"),
+    ],
+)
 def test_malformed_adapter(cli, tiny, adapter, tmp_path, file, content, fragment):
     for name in ("adapter_config.json", "adapter_model.safetensors"):
-        (tmp_path / name).write_bytes((models.Path(adapter) / name).read_bytes())
+        (tmp_path / name).write_bytes((Path(adapter) / name).read_bytes())
     (tmp_path / file).write_bytes(content)
-    status, _, err = cli(speculative_decode, "--mode", "dpo", "--prompt", PROMPT, "--adapter-path", tmp_path,
-                         *pair_options(tiny))
+    status, _, err = cli(
+        speculative_decode, "--mode", "dpo", "--prompt", PROMPT, "--adapter-path", tmp_path, *pair_options(tiny)
+    )
     assert status == 1 and fragment in err and "Traceback" not in err
 
 
 def test_merging_changes_next_to_nothing(tiny, adapter):
     """Merged and attached adapters give the same text probabilities up to bf16 rounding, and differ from the base."""
     base = models.load_model(models.Model(tiny.draft))
-    merged, state = models.load_adapter(models.load_model(models.Model(tiny.draft)), adapter, tiny.draft)
+    merged, state = adapters.load_adapter(models.load_model(models.Model(tiny.draft)), adapter, tiny.draft)
     from peft import PeftModel
+
     attached = PeftModel.from_pretrained(models.load_model(models.Model(tiny.draft)), adapter)
     tokens = torch.arange(3, 40)[None]
     with torch.no_grad():
@@ -155,10 +183,10 @@ def test_a_merge_keeps_updates_smaller_than_half_a_gap():
     weights.weight.data = torch.tensor([1.0, -1.0]).repeat(400, 200) * (1 + 1 / 1024)
     weights.device = torch.device("cpu")
     nearest = weights.weight.data.bfloat16().float().abs().mean()
-    rounded = models.round_stochastically(weights, torch.bfloat16).weight.detach().clone()
+    rounded = adapters.round_stochastically(weights, torch.bfloat16).weight.detach().clone()
     assert rounded.dtype == torch.bfloat16 and set(rounded.abs().flatten().tolist()) == {1.0, 1 + 1 / 128}
     assert nearest == 1 and float(rounded.float().abs().mean()) == pytest.approx(1 + 1 / 1024, abs=1e-4)
-    assert torch.equal(models.round_stochastically(weights.float(), torch.bfloat16).weight, rounded), "bf16 numbers stay"
+    assert torch.equal(adapters.round_stochastically(weights.float(), torch.bfloat16).weight, rounded), "bf16 numbers stay"
 
 
 def test_packing_holds_no_weight_twice(tiny):
@@ -207,13 +235,13 @@ def test_prompt_longer_than_the_context(cli, tiny):
 
 
 def test_prompt_longer_than_the_drafts_context(tiny):
-    engine = tiny_engine(tiny, tiny.overlapping)
-    engine.load_drafter()
+    loaded = tiny_engine(tiny, tiny.overlapping)
+    load_drafter(loaded)
     settings = Settings(max_new_tokens=20)
-    engine.prompt_ids(PROMPT, settings)
-    engine.contexts["draft"] = 60
+    loaded.prompt_ids(PROMPT, settings)
+    loaded.contexts["draft"] = 60
     with pytest.raises(Problem, match="context of 60 of the draft"):
-        engine.prompt_ids(PROMPT * 3, settings)
+        loaded.prompt_ids(PROMPT * 3, settings)
 
 
 def test_a_later_prompt_that_does_not_fit_is_refused_first(cli, tiny, tmp_path):
@@ -230,13 +258,13 @@ def test_the_verifiers_own_generation_config_does_not_count(tiny, tmp_path):
     shutil.copytree(tiny.verifier, tmp_path / "model")
     shipped = {"repetition_penalty": 50.0, "min_p": 0.9, "eos_token_id": 2}
     (tmp_path / "model" / "generation_config.json").write_text(json.dumps(shipped))
-    engine = tiny_engine(tiny, str(tmp_path / "model"))
-    ids = torch.tensor([engine.prompt_ids(PROMPT, Settings())[0]])
+    loaded = tiny_engine(tiny, str(tmp_path / "model"))
+    ids = torch.tensor([loaded.prompt_ids(PROMPT, Settings())[0]])
     texts = []
-    for model in (engine.verifier.model, tiny_engine(tiny).verifier.model):
+    for model in (loaded.verifier.model, tiny_engine(tiny).verifier.model):
         torch.manual_seed(1)
-        texts.append(model.generate(ids, generation_config=engine.sampling_law(Settings(max_new_tokens=30))).tolist())
-    assert texts[0] == texts[1] and 2 in engine.stop
+        texts.append(model.generate(ids, generation_config=generation_config(loaded, Settings(max_new_tokens=30))).tolist())
+    assert texts[0] == texts[1] and 2 in loaded.stop
 
 
 def test_malformed_prompts_line_is_named(cli, tmp_path):
@@ -255,18 +283,34 @@ def test_help_is_fast_and_imports_no_torch():
     import subprocess
     import sys
 
-    for script in ("speculative_decode", "train_dpo", "check_vocab_compatibility", "evaluate_acceptance",
-                   "preprocess_and_load_dataset", "data_generation", "benchmark_decoding", "check_exactness", "plot_results",
-                   "fill_readme", "test_trained_model", "check_dataset", "clean_dataset"):
-        code = ("import sys, runpy; sys.argv = ['x', '--help']\n"
-                f"try: runpy.run_path('{script}.py', run_name='__main__')\n"
-                "except SystemExit: pass\nprint('torch' in sys.modules)")
-        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                                cwd=models.Path(__file__).parents[1], timeout=20)
+    for script in (
+        "speculative_decode",
+        "train_dpo",
+        "check_vocab_compatibility",
+        "evaluate_acceptance",
+        "preprocess_and_load_dataset",
+        "data_generation",
+        "benchmark_decoding",
+        "check_exactness",
+        "plot_results",
+        "fill_readme",
+        "test_trained_model",
+        "check_dataset",
+        "clean_dataset",
+    ):
+        code = (
+            "import sys, runpy; sys.argv = ['x', '--help']\n"
+            f"try: runpy.run_path('{script}.py', run_name='__main__')\n"
+            "except SystemExit: pass\nprint('torch' in sys.modules)"
+        )
+        result = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1], timeout=20
+        )
         assert result.stdout.strip().endswith("False") and "usage:" in result.stdout, script
 
 
 # --- one real model ---------------------------------------------------------------------------------------------------
+
 
 @pytest.fixture(scope="module")
 def smollm2():
@@ -277,14 +321,14 @@ def smollm2():
 
 def test_real_model_greedy_and_self_acceptance(smollm2):
     """The model drafts for itself: greedy text equals plain greedy, and sampling accepts nearly every draft."""
-    drafter, _ = smollm2.load_drafter()
+    drafter, _ = load_drafter(smollm2)
     greedy, sampled = Settings(k=4, temperature=0, max_new_tokens=32), Settings(k=4, max_new_tokens=32)
     plain = run_prompt(smollm2, PROMPT, "verifier", greedy, 0)
     drafted = run_prompt(smollm2, PROMPT, "base", greedy, 0, drafter)
-    # bf16 passes of one and of five tokens may flip a near-tie; until then the texts agree.
-    agreeing = sum(a == b for a, b in zip(plain["token_ids"], drafted["token_ids"], strict=False))
-    assert agreeing >= 8 and drafted["acceptance_rate"] > 0.85
-    assert run_prompt(smollm2, PROMPT, "base", sampled, 0, drafter)["expected_acceptance"] > 0.95
+    # passes of one and of five tokens may flip a near-tie; until then the texts agree.
+    agreeing = sum(a == b for a, b in zip(plain.token_ids, drafted.token_ids, strict=False))
+    assert agreeing >= 8 and summarize(drafted)["acceptance_rate"] > 0.85
+    assert summarize(run_prompt(smollm2, PROMPT, "base", sampled, 0, drafter))["expected_acceptance"] > 0.95
 
 
 def test_packed_linears_give_the_same_bits():

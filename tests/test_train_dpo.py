@@ -17,9 +17,9 @@ import preprocess_and_load_dataset
 import speculative_decode
 import test_trained_model
 import train_dpo
-from jsonl import read_jsonl, write_jsonl
 from preprocess_and_load_dataset import balanced, load_preference_dataset, split_rows
-from terminal import Problem
+from specdec.files import read_jsonl, write_jsonl
+from specdec.terminal import Problem
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -29,15 +29,36 @@ def home(tmp_path, monkeypatch) -> Path:
     """A working folder with a dataset of twelve pairs."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
-    write_jsonl("dpo_clean.jsonl", [
-        {"prompt": f"question {number}?", "chosen": f"NVDA reads line {number} aloud.", "rejected": "Some tools help."}
-        for number in range(12)])
+    write_jsonl(
+        "dpo_clean.jsonl",
+        [
+            {"prompt": f"question {number}?", "chosen": f"NVDA reads line {number} aloud.", "rejected": "Some tools help."}
+            for number in range(12)
+        ],
+    )
     return tmp_path
 
 
 def options(tiny, *more):
-    return ["--draft", tiny.draft, "--verifier", tiny.verifier, "--batch-size", 1, "--gradient-accumulation", 2,
-            "--epochs", 1, "--eval-fraction", 0.2, "--save-steps", 2, "--learning-rate", 1e-3, *more]
+    return [
+        "--draft",
+        tiny.draft,
+        "--verifier",
+        tiny.verifier,
+        "--batch-size",
+        1,
+        "--gradient-accumulation",
+        2,
+        "--epochs",
+        1,
+        "--eval-fraction",
+        0.2,
+        "--save-steps",
+        2,
+        "--learning-rate",
+        1e-3,
+        *more,
+    ]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -72,7 +93,7 @@ def test_the_control_trains_on_chosen_answers_alone(cli, tiny, home):
 def test_dry_run_plans_and_writes_nothing(cli, tiny, home):
     before = sorted(home.iterdir())
     status, out, err = cli(train_dpo, "--dry-run", "--json", "-", *options(tiny))
-    plan = json.loads(out[out.index("{\n"):])
+    plan = json.loads(out[out.index("{\n") :])
     assert status == 0 and plan["steps"] == 5 and plan["rows"] == {"train": 10, "held_out": 2}
     assert "q_proj ×2" in err and "down_proj ×2" in err and "Nothing was written" in err
     rank, width, mlp, layers = 16, 32, 64, 2
@@ -85,8 +106,15 @@ def test_a_run_leaves_a_whole_adapter_that_decodes(cli, tiny, home):
     status, _, err = cli(train_dpo, *options(tiny))
     folder = home / "final_adapter"
     assert status == 0, err
-    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "README.md", "metrics.json",
-            "metrics.jsonl", "training.png"} <= {path.name for path in folder.iterdir()}
+    assert {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "tokenizer.json",
+        "README.md",
+        "metrics.json",
+        "metrics.jsonl",
+        "training.png",
+    } <= {path.name for path in folder.iterdir()}
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["steps"] == 5 and 0 <= metrics["held_out"]["eval_rewards/accuracies"] <= 1
     rows = [row for row in read_jsonl(folder / "metrics.jsonl") if "loss" in row]
@@ -94,12 +122,36 @@ def test_a_run_leaves_a_whole_adapter_that_decodes(cli, tiny, home):
     assert all(tensor.dtype == torch.bfloat16 for tensor in weights(folder).values())
     assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == tiny.draft
 
-    status, out, err = cli(speculative_decode, "--mode", "compare", "--prompt", "question 3?", "--max-new-tokens", 8,
-                           "--json", "-", "--draft", tiny.draft, "--verifier", tiny.verifier)
-    assert status == 0 and [run["mode"] for run in json.loads(out)["runs"]] == ["verifier", "base", "dpo"]
+    status, out, err = cli(
+        speculative_decode,
+        "--mode",
+        "compare",
+        "--prompt",
+        "question 3?",
+        "--max-new-tokens",
+        8,
+        "--json",
+        "-",
+        "--draft",
+        tiny.draft,
+        "--verifier",
+        tiny.verifier,
+    )
+    assert status == 0 and [run["draft"] for run in json.loads(out)["runs"]] == ["verifier", "base", "dpo"]
 
-    status, out, err = cli(test_trained_model, "--eval-fraction", 0.2, "--max-new-tokens", 8, "--json", "-",
-                           "--draft", tiny.draft, "--verifier", tiny.verifier)
+    status, out, err = cli(
+        test_trained_model,
+        "--eval-fraction",
+        0.2,
+        "--max-new-tokens",
+        8,
+        "--json",
+        "-",
+        "--draft",
+        tiny.draft,
+        "--verifier",
+        tiny.verifier,
+    )
     result = json.loads(out)
     assert status == 0 and result["held_out"]["rows"] == 2 and len(result["texts"]) == 2
     # The same figure by TRL's road and by ours, up to bf16.
@@ -170,17 +222,24 @@ def write_bad(text):
 GOOD = '{"prompt": "a", "chosen": "b", "rejected": "c"}\n'
 
 
-@pytest.mark.parametrize("prepare, more, fragment", [
-    (lambda: Path("dpo_clean.jsonl").unlink(), (), "no dataset at dpo_clean.jsonl"),
-    (lambda: write_bad(GOOD + "{oops\n"), (), "line 2: not JSON"),
-    (lambda: write_bad(GOOD + '{"prompt": "a", "chosen": "", "rejected": "c"}\n'), (), "line 2: 'chosen' is missing or empty"),
-    (lambda: write_bad(""), (), "holds no rows"),
-    (lambda: write_bad(GOOD), (), "too few to hold out"),
-    (lambda: None, ("--max-length", 4), "Raise --max-length"),
-    (lambda: None, ("--resume",), "no checkpoint"),
-    (lambda: None, ("--eval-fraction", 1.5), "--eval-fraction"),
-    (lambda: Path("file").write_text(""), ("--output-dir", "file/adapter"), "cannot be written"),
-])
+@pytest.mark.parametrize(
+    "prepare, more, fragment",
+    [
+        (lambda: Path("dpo_clean.jsonl").unlink(), (), "no dataset at dpo_clean.jsonl"),
+        (lambda: write_bad(GOOD + "{oops\n"), (), "line 2: not JSON"),
+        (
+            lambda: write_bad(GOOD + '{"prompt": "a", "chosen": "", "rejected": "c"}\n'),
+            (),
+            "line 2: 'chosen' is missing or empty",
+        ),
+        (lambda: write_bad(""), (), "holds no rows"),
+        (lambda: write_bad(GOOD), (), "too few to hold out"),
+        (lambda: None, ("--max-length", 4), "Raise --max-length"),
+        (lambda: None, ("--resume",), "no checkpoint"),
+        (lambda: None, ("--eval-fraction", 1.5), "--eval-fraction"),
+        (lambda: Path("file").write_text(""), ("--output-dir", "file/adapter"), "cannot be written"),
+    ],
+)
 def test_bad_input_is_one_line(cli, tiny, home, prepare, more, fragment):
     prepare()
     status, _, err = cli(train_dpo, *options(tiny, *more))
@@ -221,16 +280,34 @@ def test_preprocess_reports_lengths(cli, tiny, home):
 
 def test_accelerate_launch_two_processes(tiny, home):
     result = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
-         "--mixed_precision", "no", "--dynamo_backend", "no", str(ROOT / "train_dpo.py"), *map(str, options(tiny))],
-        capture_output=True, text=True, timeout=300,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"})
+        [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--multi_gpu",
+            "--num_processes",
+            "2",
+            "--num_machines",
+            "1",
+            "--mixed_precision",
+            "no",
+            "--dynamo_backend",
+            "no",
+            str(ROOT / "train_dpo.py"),
+            *map(str, options(tiny)),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+    )
     assert result.returncode == 0, result.stderr[-2000:]
     metrics = json.loads(Path("final_adapter/metrics.json").read_text())
     assert metrics["steps"] == 3, "two processes share ten rows: three steps of up to four"
 
 
 # --- the paper's own path, on small random Phi-3 models with the real tokenizers and NF4 -------------------------------
+
 
 @pytest.fixture(scope="module")
 def phi3(tmp_path_factory):
@@ -243,10 +320,21 @@ def phi3(tmp_path_factory):
     root, folders = tmp_path_factory.mktemp("phi3"), {}
     for seed, (role, size) in enumerate((("draft", "mini"), ("verifier", "medium"))):
         torch.manual_seed(seed)
-        Phi3ForCausalLM(Phi3Config(vocab_size=32064, hidden_size=64, intermediate_size=128, num_hidden_layers=2,
-                                   num_attention_heads=4, num_key_value_heads=2, sliding_window=2047,
-                                   eos_token_id=[32000, 32001, 32007], pad_token_id=32000, bos_token_id=1,
-                                   max_position_embeddings=4096)).to(torch.bfloat16).save_pretrained(root / role)
+        Phi3ForCausalLM(
+            Phi3Config(
+                vocab_size=32064,
+                hidden_size=64,
+                intermediate_size=128,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                sliding_window=2047,
+                eos_token_id=[32000, 32001, 32007],
+                pad_token_id=32000,
+                bos_token_id=1,
+                max_position_embeddings=4096,
+            )
+        ).to(torch.bfloat16).save_pretrained(root / role)
         AutoTokenizer.from_pretrained(PHI3 / size).save_pretrained(root / role)
         folders[role] = str(root / role)
     return SimpleNamespace(**folders)
@@ -258,8 +346,22 @@ def test_phi3_in_nf4_trains_and_compares(cli, phi3, home):
     assert status == 0, err
     assert "qkv_proj ×2" in err and "gate_up_proj ×2" in err and "o_proj ×2" in err and "down_proj ×2" in err
     assert cli(train_dpo, *options(phi3, *more))[0] == 0
-    status, out, err = cli(speculative_decode, "--mode", "compare", "--prompt", "question 3?", "--max-new-tokens", 12,
-                           "--draft", phi3.draft, "--verifier", phi3.verifier, "--json", "-", *more)
+    status, out, err = cli(
+        speculative_decode,
+        "--mode",
+        "compare",
+        "--prompt",
+        "question 3?",
+        "--max-new-tokens",
+        12,
+        "--draft",
+        phi3.draft,
+        "--verifier",
+        phi3.verifier,
+        "--json",
+        "-",
+        *more,
+    )
     result = json.loads(out)
     assert status == 0 and result["pair"]["vocabulary"] == "identical" and "does more work" in err
     assert [run["adapter"] for run in result["runs"]] == ["none", "none", "attached"]

@@ -8,8 +8,9 @@ import pytest
 from conftest import PHI3
 
 import check_vocab_compatibility
-import models
-from check_vocab_compatibility import compare, named_tokens, vocabulary_map
+from check_vocab_compatibility import compare
+from specdec import models
+from specdec.vocabulary import named_tokens, vocabulary_map
 
 
 def test_identical(tiny, cli):
@@ -19,16 +20,16 @@ def test_identical(tiny, cli):
     assert report["logits_rows"] == {"draft": 300, "verifier": 300}
 
 
-def test_intersection_spells_every_token(tiny, cli):
+def test_intersection_writes_every_token(tiny, cli):
     status, out, _ = cli(check_vocab_compatibility, "--draft", tiny.draft, "--verifier", tiny.overlapping)
     assert status == 0 and "intersection" in out and "without a token" in out
-    draft, target = (models.load_tokenizer(models.Model(path)) for path in (tiny.draft, tiny.overlapping))
-    shared = vocabulary_map(draft, target)
+    draft, verifier = (models.load_tokenizer(models.Model(path)) for path in (tiny.draft, tiny.overlapping))
+    shared = vocabulary_map(draft, verifier)
     by_id = {id: token for token, id in draft.get_vocab().items()}
-    for token, id in target.get_vocab().items():
-        assert "".join(by_id[piece] for piece in shared.spell(id)) == token
-    for draft_id, target_id in zip(shared.draft_ids, shared.target_ids, strict=True):
-        assert by_id[draft_id] == target.convert_ids_to_tokens(target_id)
+    for token, id in verifier.get_vocab().items():
+        assert "".join(by_id[piece] for piece in shared.in_draft_ids(id)) == token
+    for draft_id, verifier_id in zip(shared.draft_ids, shared.verifier_ids, strict=True):
+        assert by_id[draft_id] == verifier.convert_ids_to_tokens(verifier_id)
 
 
 def test_incompatible_exits_1(tiny, cli, tmp_path):

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from jsonl import write_whole
+from specdec.files import write_whole
 
 
 class Problem(Exception):

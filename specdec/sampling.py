@@ -1,0 +1,70 @@
+"""How a token is drawn: the settings, their options at the terminal, and the distribution that they make of logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from specdec.terminal import Problem
+
+if TYPE_CHECKING:
+    import argparse
+
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Settings:
+    k: int = 4  # draft length K
+    temperature: float = 0.7  # 0: greedy
+    top_k: int = 0  # 0: off
+    top_p: float = 1.0  # 1: off
+    max_new_tokens: int = 200
+
+
+def to_probs(logits: Tensor, settings: Settings) -> Tensor:
+    """Turns logits [n, V] into the float32 distributions [n, V] that are sampled: temperature, then top-k, then top-p.
+
+    Top-p keeps the smallest set of most probable tokens whose mass reaches p, the boundary token included
+    (Holtzman et al. 2020, arXiv 1904.09751, equation 2).
+    """
+    logits = logits.float() / settings.temperature
+    if settings.top_k:
+        smallest_kept = logits.topk(min(settings.top_k, logits.shape[-1])).values[:, -1:]
+        logits = logits.masked_fill(logits < smallest_kept, float("-inf"))
+    if settings.top_p < 1:
+        ordered, order = logits.sort(descending=True)
+        probs = ordered.softmax(-1)
+        mass_before = probs.cumsum(-1) - probs
+        dropped = (mass_before >= settings.top_p).scatter(-1, order, mass_before >= settings.top_p)
+        logits = logits.masked_fill(dropped, float("-inf"))
+    return logits.softmax(-1)
+
+
+def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that `read_settings` reads."""
+    parser.add_argument("--k", type=int, default=4, help="draft length K (default 4)")
+    parser.add_argument("--temperature", type=float, default=0.7, help="0 is greedy (default 0.7)")
+    parser.add_argument("--top-k", type=int, default=0, help="keep the k most probable tokens (default 0: all)")
+    parser.add_argument("--top-p", type=float, default=1.0, help="keep the most probable tokens of this mass (default 1: all)")
+    parser.add_argument("--max-new-tokens", type=int, default=200, help="(default 200)")
+
+
+def read_settings(args: argparse.Namespace) -> Settings:
+    """The settings of `add_sampling_arguments`.
+
+    Raises:
+        Problem: one of them is out of its range.
+    """
+    settings = Settings(args.k, args.temperature, args.top_k, args.top_p, args.max_new_tokens)
+    checks = (
+        (settings.k >= 1, "--k must be at least 1; --mode verifier decodes without a draft."),
+        (settings.temperature >= 0, "--temperature must be 0 (greedy) or more."),
+        (settings.top_k >= 0, "--top-k must be 0 (off) or more."),
+        (0 < settings.top_p <= 1, "--top-p must lie in (0, 1]; 1 turns it off."),
+        (settings.max_new_tokens >= 1, "--max-new-tokens must be at least 1."),
+    )
+    for fine, message in checks:
+        if not fine:
+            raise Problem(message)
+    return settings
