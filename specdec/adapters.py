@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,59 @@ from specdec.terminal import Problem
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
+
+
+FOLDER, STUDYS_OWN = Path("adapters"), Path("final_adapter")  # where adapters lie, relative to the repository
+
+
+# --- found and described ----------------------------------------------------------------------------------------------
+
+
+def describe_adapter(path: str | Path) -> dict:
+    """How the adapter at `path` was trained: the settings in its metrics.json (loss, data, seed, lora_r, …), and its path.
+
+    Raises:
+        Problem: metrics.json cannot be read. An adapter without one is described by its path alone.
+    """
+    file = Path(path) / "metrics.json"
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))["settings"]
+    except FileNotFoundError:
+        settings = {}
+    except (OSError, ValueError, KeyError, TypeError) as reason:
+        raise Problem(f"{file} cannot be read ({reason}). Restore it, or train the adapter again.") from None
+    return {"path": str(path), **settings}
+
+
+def discover_adapters(draft_id: str, root: Path = Path()) -> dict[str, str]:
+    """name → path of every adapter of the draft `draft_id`: those in adapters/, by the names of their folders, and
+    final_adapter, the study's own, as "dpo". Paths are relative to the current directory.
+
+    Raises:
+        Problem: as `describe_adapter`; two of them of one name, or one with a name that is no draft's.
+    """
+    found: dict[str, str] = {}
+    folders = sorted(path.parent for path in (root / FOLDER).glob("*/metrics.json"))
+    for name, path in [("dpo", root / STUDYS_OWN), *((folder.name, folder) for folder in folders)]:
+        if describe_adapter(path).get("base_model") != draft_id:
+            continue
+        if name in found or name in ("base", "verifier"):
+            raise Problem(f"{path} has the name of another draft. Give the folder another name.")
+        found[name] = str(path)
+    return found
+
+
+def adapter_digest(path: str | Path | None) -> str | None:
+    """The first 12 hexadecimal digits of the sha256 of an adapter's weights; None without an adapter."""
+    if path is None:
+        return None
+    try:
+        return hashlib.sha256((Path(path) / "adapter_model.safetensors").read_bytes()).hexdigest()[:12]
+    except (FileNotFoundError, NotADirectoryError):
+        raise Problem(f"no adapter at {path}. Train one with train_dpo.py, or name its folder: NAME=ADAPTER.") from None
+
+
+# --- put on a draft ---------------------------------------------------------------------------------------------------
 
 
 def load_adapter(base: PreTrainedModel, adapter_path: str | Path, base_id: str) -> tuple[PreTrainedModel, str]:

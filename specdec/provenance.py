@@ -13,10 +13,11 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from specdec.files import append_jsonl, read_jsonl
+from specdec.files import BadLine, append_jsonl, read_jsonl
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")
@@ -24,10 +25,11 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate"
 
 def command() -> str:
     """The command as typed, paths relative to the repository; of a path outside it the last name alone."""
-    return "python " + shlex.join(_portable(argument) for argument in (sys.argv[0], *sys.argv[1:]))
+    return "python " + shlex.join(portable(argument) for argument in (sys.argv[0], *sys.argv[1:]))
 
 
-def _portable(argument: str) -> str:
+def portable(argument: str) -> str:
+    """An argument, or the value behind its "=", as a path relative to the repository if it is an absolute one inside it."""
     option, equals, value = argument.rpartition("=")
     path = Path(value)
     if not path.is_absolute():
@@ -40,9 +42,12 @@ def provenance(conditions: dict) -> dict:
     return {"command": command(), "conditions": conditions, "environment": environment()}
 
 
-def start_rows(file: Path, conditions: dict) -> str:
-    """Appends the header row of this process to a row file and returns the run_id that its rows carry."""
-    header = provenance(conditions)
+def start_rows(file: Path, conditions: dict, **more) -> str:
+    """Appends the header row of this process to a row file and returns the run_id that its rows carry.
+
+    `more` goes into the header beside the conditions: what is worth knowing of the run, and may differ when it is resumed.
+    """
+    header = {**provenance(conditions), **more}
     begun = len(read_headers(file)) if file.exists() else 0
     identity = json.dumps([begun, header], sort_keys=True, default=str)
     run_id = hashlib.sha256(identity.encode()).hexdigest()[:8]
@@ -56,20 +61,42 @@ def is_header(row: dict) -> bool:
 
 def read_headers(file: Path) -> dict[str, dict]:
     """run_id → header of a row file."""
-    return {row["run_id"]: row for row in read_jsonl(file) if is_header(row)}
+    return read_row_file(file)[0]
+
+
+def read_row_file(file: Path, required: Iterable[str] = ()) -> tuple[dict[str, dict], list[dict]]:
+    """(run_id → header, the other rows) of a row file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        BadLine: a line is not a JSON object, or a row that is no header lacks a non-empty string for a key in `required`.
+    """
+    headers: dict[str, dict] = {}
+    rows = []
+    for number, row in enumerate(read_jsonl(file), start=1):
+        if is_header(row):
+            headers[row["run_id"]] = row
+            continue
+        for key in required:
+            if not isinstance(row.get(key), str) or not row[key].strip():
+                raise BadLine(f"{file}, row {number}: '{key}' is missing or empty")
+        rows.append(row)
+    return headers, rows
 
 
 def environment() -> dict:
-    """Versions, hardware and git commit, JSON-ready; names no host, user or path."""
-    import torch
+    """Versions, hardware and git commit, JSON-ready; names no host, user or path.
 
-    gpu = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
+    threads and gpu are torch's, and null for a command that computes nothing with torch and never imported it.
+    """
+    torch = sys.modules.get("torch")
+    gpu = torch.cuda.get_device_properties(0) if torch and torch.cuda.is_available() else None
     return {
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "processor": _processor(),
         "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        "threads": torch.get_num_threads() if torch else None,
         "gpu": gpu and {"name": gpu.name, "bytes": gpu.total_memory},
         "platform": f"{sys.platform} {platform.machine()}",
         "commit": _git("rev-parse", "HEAD"),

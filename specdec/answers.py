@@ -1,0 +1,158 @@
+"""The verifier's stored answers, and its probabilities at their positions: what generate_answers.py writes and others read.
+
+An answers file is a row file (`specdec.provenance`). The header's conditions are those of all its answers: verifier,
+quantization, max_new_tokens, and, where one was given, system (the text of a system prompt) or raw (no chat template).
+A row is the row of the prompt file, whole, with
+
+    {"temperature": 0.7, "top_p": 1.0, "token_ids": [n], "probs": digest or null, "seed": 42, "run_id": …}
+
+One answer is one (prompt, temperature, top_p). The probabilities lie in the cache folder, a file an answer, named by a digest
+of the answer: `ids` [n, M] int32 and `probs` [n, M] float32, the M most probable tokens at each of its n positions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from specdec.files import BadLine
+from specdec.models import token_ids
+from specdec.provenance import read_row_file
+from specdec.terminal import Problem
+from specdec.weights import cache_folder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from specdec.engine import Engine
+    from specdec.sampling import Settings
+
+UNLESS_GIVEN = {"system": None, "raw": False}  # conditions that a header leaves out
+
+
+def answer_digest(verifier: str, settings: dict, prompt: str, token_ids: list[int]) -> str:
+    """Names the stored probabilities of one answer; another verifier, setting or text gives another name."""
+    identity = json.dumps([verifier, settings, prompt, token_ids], ensure_ascii=False, sort_keys=True)
+    return hashlib.sha256(identity.encode()).hexdigest()[:24]
+
+
+def digest_of(verifier: str, row: dict) -> str:
+    """`answer_digest` of a row of an answers file."""
+    settings = {"temperature": row["temperature"], "top_p": row["top_p"]}
+    return answer_digest(verifier, settings, row["prompt"], row["token_ids"])
+
+
+def probs_file(digest: str) -> Path:
+    return cache_folder() / "top-probs" / digest[:2] / f"{digest}.safetensors"
+
+
+def read_answers(file: Path, **expected) -> list[dict]:
+    """The answers in `file`, in its order.
+
+    Args:
+        expected: conditions that all of them must have, such as verifier="Qwen/…" or max_new_tokens=200.
+
+    Raises:
+        Problem: no such file, no header, other conditions than expected, a row that is not an answer, or one whose `probs`
+            belongs to another answer.
+    """
+    try:
+        headers, rows = read_row_file(file, required=("prompt",))
+    except FileNotFoundError:
+        raise Problem(f"no answers at {file}. Make them with generate_answers.py --output {file}.") from None
+    except BadLine as reason:
+        raise Problem(f"{reason}. Fix or delete that line; the other answers are kept.") from None
+    if rows and not headers:
+        raise Problem(f"{file} does not say of which verifier its answers are. Make it with generate_answers.py.")
+    verifier = ""
+    for header in headers.values():
+        found = {**UNLESS_GIVEN, **header["conditions"]}
+        verifier = found.get("verifier", "")
+        for name, value in expected.items():
+            if found.get(name) != value:
+                raise Problem(
+                    f"{file} holds answers of another {name} ({found.get(name)}, not {value}). "
+                    "Name another file, or give the options that they were made with."
+                )
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row.get("token_ids"), list) or not row["token_ids"]:
+            raise Problem(f"{file}: answer {number} has no token_ids. Delete that line and run generate_answers.py again.")
+        if missing := {"temperature", "top_p"} - row.keys():
+            raise Problem(f"{file}: answer {number} has no {min(missing)}. Delete that line and run generate_answers.py again.")
+        if row.get("probs") and row["probs"] != digest_of(verifier, row):
+            raise Problem(f"{file}: the probabilities of answer {number} are of another answer. Generate the answers again.")
+    return rows
+
+
+def read_probs(digest: str) -> tuple[Tensor, Tensor]:
+    """The most probable tokens at the n positions of one answer: ids [n, M] int64 and their probabilities [n, M] float32.
+
+    Raises:
+        Problem: the file is not in the cache folder, or it is not whole.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    file = probs_file(digest)
+    remedy = "Run generate_answers.py with --top-probs to a new --output, or learn from the text alone."
+    try:
+        found = load_file(file)
+        return found["ids"].long(), found["probs"].float()
+    except FileNotFoundError:
+        raise Problem(f"the probabilities {digest} are not in {file.parent.parent}. {remedy}") from None
+    except (SafetensorError, KeyError, OSError):
+        raise Problem(f"the probabilities {file} are not whole. {remedy}") from None
+
+
+def store_probs(digest: str, ids: Tensor, probs: Tensor) -> None:
+    """Writes the file that `read_probs` reads: the whole of it or nothing."""
+    from safetensors.torch import save
+
+    file = probs_file(digest)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_suffix(".unfinished")
+    try:
+        unfinished.write_bytes(save({"ids": ids.int().contiguous(), "probs": probs.float().contiguous()}))
+        unfinished.replace(file)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def prompt_ids(engine: Engine, row: dict, settings: Settings, system: str | None = None, raw: bool = False):
+    """The prompt of `row` in the verifier's ids and in the draft's, as `Engine.prompt_ids`.
+
+    With `messages` or `tools` in the row, or with a system prompt, the verifier's chat template writes them; `raw` takes
+    the prompt as the beginning of a text.
+
+    Raises:
+        Problem: the template drops what it was given, `raw` stands beside messages, tools or a system prompt, or as
+            `Engine.prompt_ids`.
+    """
+    conversation = system is not None or "messages" in row or "tools" in row
+    if raw and conversation:
+        raise Problem("--raw uses no chat template, so it takes neither --system nor prompts with messages or tools.")
+    if not raw and not conversation:
+        return engine.prompt_ids(row["prompt"], settings)
+    text = row["prompt"] if raw else _conversation_text(engine.tokenizer, row, system)
+    verifier = engine.tokenizer(text)["input_ids"] if raw else token_ids(engine.tokenizer, text)
+    if engine.shared.verdict == "identical":
+        return verifier, verifier
+    return verifier, engine.draft_tokenizer(text, add_special_tokens=raw)["input_ids"]
+
+
+def _conversation_text(tokenizer, row: dict, system: str | None) -> str:
+    messages = row.get("messages") or [{"role": "user", "content": row["prompt"]}]
+    if system is not None:
+        messages = [{"role": "system", "content": system}, *messages]
+    options = {"tools": row["tools"]} if row.get("tools") else {}
+    if not tokenizer.chat_template:
+        raise Problem("the verifier has no chat template, so it takes no system prompt, messages or tools. Use --raw.")
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True, **options)
+    if system is not None and system.strip() not in text:
+        raise Problem("the verifier's chat template has no system prompt. Leave out --system.")
+    if options and json.dumps(row["tools"][0]["function"]["name"]) not in text:
+        raise Problem("the verifier's chat template takes no tools. Choose a verifier that was trained to call functions.")
+    return text
