@@ -1,0 +1,210 @@
+"""From result files to pages: Markdown tables, the wording of intervals, the machines that measured, figures, markers.
+
+A study's tables.py writes the text between `<!-- name -->` and `<!-- /name -->` of its pages with these functions and ends in
+`run_pages`. This module knows no study, and no torch: pages can be filled and checked where no model runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from specdec.files import write_whole
+from specdec.terminal import Problem, say
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Part = Callable[[], str]  # writes the text between two markers
+NOT_THE_KIND = ("path", "digest", "seed", "dataset_sha256", "revision")  # fields in which two trainings of a kind may differ
+POINTS = (("o", "white"), ("s", "black"), ("^", "white"), ("D", "0.6"), ("v", "black"), ("P", "white"))  # marker, filling
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def load(file: str | Path) -> dict[str, Any]:
+    """The JSON object in `file`.
+
+    Raises:
+        FileNotFoundError: not measured yet.
+        Problem: not JSON.
+    """
+    try:
+        return json.loads(Path(file).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Problem(f"{file} is not JSON ({error}). Measure it again, or take it from the repository.") from None
+
+
+def first_trainings(drafts: dict[str, dict | None]) -> dict[str, str]:
+    """draft → the first one of its kind: a draft trained again has the same fields but another random seed.
+
+    Args:
+        drafts: name → the settings it was trained with, None for the base draft.
+    """
+    kinds: dict[str, str] = {}
+    first = {}
+    for name, settings in drafts.items():
+        known = {key: value for key, value in (settings or {}).items() if value is not None and key not in NOT_THE_KIND}
+        kind = json.dumps(known, sort_keys=True)
+        first[name] = kinds.setdefault(kind, name)
+    return first
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table: first column to the left, the others to the right."""
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"
+
+
+def interval(change: dict, digits: int = 4) -> str:
+    """`-0.0206 to -0.0150`, from what `specdec.intervals.mean_with_interval` returns."""
+    if change["interval"] is None:
+        return "one prompt"
+    return " to ".join(f"{bound:+.{digits}f}" for bound in change["interval"])
+
+
+def span(change: dict, digits: int = 4) -> str:
+    """`-0.0178 (-0.0206 to -0.0150)`: the mean and its interval."""
+    return f"{change['mean']:+.{digits}f} ({interval(change, digits)})"
+
+
+def hardware(environments: Iterable[dict | None]) -> str:
+    """The machines and the code that measured, in one line; where there were several, it says so.
+
+    Args:
+        environments: as `specdec.provenance.environment` writes them, one a run; None where a run did not keep it.
+    """
+    commits: dict[str, set[str]] = {}
+    for environment in environments:
+        commit = (environment or {}).get("commit") or "unknown"
+        commits.setdefault(_machine(environment), set()).add(commit[:8])
+    described = [f"{machine}, commit {', '.join(sorted(found))}" for machine, found in commits.items()]
+    if len(described) == 1:
+        return f"Measured on {described[0]}."
+    return f"Measured on {len(described)} machines or sets of packages: {'; '.join(described)}."
+
+
+def _machine(environment: dict | None) -> str:
+    if not environment or not environment.get("packages"):
+        return "a machine that the file does not name"
+    if environment["gpu"]:
+        name = environment["gpu"]["name"]
+    else:
+        name = f"{environment['cores']} cores of an {environment['processor']} processor"
+    packages = environment["packages"]
+    return f"{name}, torch {packages['torch']}, transformers {packages['transformers']}"
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+
+def new_figure(width: float, height: float, panels: int = 1) -> tuple[Figure, list]:
+    """A figure of `width` × `height` inches and its panels, side by side, of one vertical axis."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(
+        1, panels, figsize=(width, height), sharey=True, layout="constrained", squeeze=False, gridspec_kw={"wspace": 0.05}
+    )
+    return figure, list(axes[0])
+
+
+def point(number: int) -> dict:
+    """How the curve or draft of this number is drawn: black, told apart by marker and filling, never by colour."""
+    marker, filling = POINTS[number % len(POINTS)]
+    return {"marker": marker, "color": "black", "markerfacecolor": filling}
+
+
+def zero_line(panel, horizontal: bool) -> None:
+    (panel.axhline if horizontal else panel.axvline)(0, color="black", linewidth=0.8, linestyle=":")
+
+
+def save(figure: Figure, file: Path) -> None:
+    """Writes a PNG whole or not at all; the same numbers give the same bytes."""
+    unfinished = file.with_name(f".{file.name}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(unfinished, dpi=120, format="png", metadata={"Software": None})
+    os.replace(unfinished, file)
+
+
+def picture(file: Path, page: Path, words: str) -> str:
+    """The Markdown that shows `file` on `page`, with what it says in words as its alternative text."""
+    file.stat()  # FileNotFoundError where it was not drawn yet
+    return f"![{words}]({Path(os.path.relpath(file, page.parent)).as_posix()})"
+
+
+# --- pages ------------------------------------------------------------------------------------------------------------
+
+
+def markers(text: str) -> list[str]:
+    """The names of the marked parts of a page, in order."""
+    return re.findall(r"<!-- ([^/][^>]*?) -->.*?<!-- /\1 -->", text, re.DOTALL)
+
+
+def fill(text: str, parts: dict[str, Part]) -> str:
+    """Returns `text` with its marked parts rewritten; a part whose files are missing says so.
+
+    A part whose opening marker ends its line gets lines of its own; one inside a line (a table's cell) stays in it.
+
+    Raises:
+        Problem: the markers of a part are not in the text.
+    """
+    for name, write in parts.items():
+        marked = re.compile(rf"(<!-- {re.escape(name)} -->)(\n?).*?(<!-- /{re.escape(name)} -->)", re.DOTALL)
+        found = marked.search(text)
+        if not found:
+            raise Problem(f"no <!-- {name} --> … <!-- /{name} --> in the page. Put the markers back.")
+        try:
+            body = write()
+        except FileNotFoundError as missing:
+            body = f"*Not measured yet: `{missing.filename}` is missing.*"
+        opening, line_end, closing = found.groups()
+        text = text[: found.start()] + opening + line_end + body + line_end + closing + text[found.end() :]
+    return text
+
+
+def run_pages(about: str, pages: dict[Path, dict[str, Part]], figures: dict[Path, Callable[[], Figure]]) -> int:
+    """The command line of a tables.py: draws its figures and fills its pages, or with --check only compares.
+
+    Returns:
+        The exit status: 1 if --check found a page that disagrees with the results.
+    """
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a page would change")
+    args = parser.parse_args()
+    if not args.check:
+        for file, draw in figures.items():
+            try:
+                save(draw(), file)
+            except FileNotFoundError as missing:
+                say(f"{file}: not drawn, for {missing.filename} is not measured yet")
+    stale = 0
+    for page, parts in pages.items():
+        text = page.read_text(encoding="utf-8")
+        try:
+            filled = fill(text, parts)
+        except Problem as problem:
+            raise Problem(f"{page}: {problem}") from None
+        if filled == text:
+            continue
+        if args.check:
+            stale = 1
+            say(f"{page} disagrees with the results. Run make results.")
+        else:
+            write_whole(page, filled)
+    return stale

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Study 0, every command in order, with its time on two cores. `make preference` runs it; run nothing beside it, for it takes times.
+# Measuring resumes where it was stopped. To measure again, move results/*.jsonl away first.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+results=studies/preference/results
+prompts="domains/study0.jsonl domains/at.jsonl domains/general.jsonl"
+
+# --- the data, as the scripts show them (1 minute) ---
+mkdir -p $results/output
+python data_generation.py --dry-run --output planned.jsonl 2>&1 >/dev/null | head -n 6 > $results/output/data_generation.txt
+python clean_dataset.py > $results/output/clean_dataset.txt 2>&1
+python check_dataset.py --json $results/dataset.json | head -n 10 > $results/output/check_dataset.txt
+python check_vocab_compatibility.py > $results/output/check_vocab_compatibility.txt
+python preprocess_and_load_dataset.py | head -n 5 > $results/output/preprocess_and_load_dataset.txt
+python train_dpo.py --dry-run 2>&1 | grep -E '^(pair|LoRA|[0-9,]+ of|the full)' > $results/output/train_dpo.txt
+
+# --- the drafts: the paper's, two controls of the same budget, and two trained again (65 + 25 + 45 + 48 + 25 minutes) ---
+python train_dpo.py
+python train_dpo.py --loss sft --output-dir adapters/sft
+python train_dpo.py --balance query_type --max-steps 118 --output-dir adapters/balanced
+python train_dpo.py --seed 43 --output-dir adapters/dpo-seed43
+python train_dpo.py --seed 43 --loss sft --output-dir adapters/sft-seed43
+python test_trained_model.py --samples 3 --max-new-tokens 120 --json $results/trained_model.json  # 5 minutes
+
+# --- what they do to acceptance (15 + 20 + 70 minutes) ---
+python generate_answers.py --prompts $prompts --output $results/answers.jsonl
+python evaluate_acceptance.py paired --prompts $prompts
+python evaluate_acceptance.py live --prompts domains/study0.jsonl
+python evaluate_acceptance.py live --prompts domains/at.jsonl domains/general.jsonl --per-type 6 --seeds 1 --no-baseline
+python evaluate_acceptance.py report
+
+# --- the front page's example (1 minute), then the pages ---
+python speculative_decode.py --mode compare --prompt "What screen reader works best for blind users?" --json $results/demo.json
+python -m studies.preference.tables
