@@ -1,10 +1,7 @@
-"""The two ways to measure agree where they must, the statistics are those of a textbook, and the documents agree with
-the files behind them."""
+"""The two ways to measure agree where they must, and the statistics are those of a textbook."""
 
 import argparse
 import json
-import re
-import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -14,8 +11,6 @@ from test_exactness import NEVER, Case, reference_probs, settings
 
 import benchmark_decoding
 import evaluate_acceptance
-import fill_readme
-import plot_results
 from evaluate_acceptance import compare_drafts
 from specdec import models
 from specdec.alignment import draft_probs, overlap_and_kept, verifier_probs
@@ -345,53 +340,3 @@ def test_predicted_speedup():
     """Leviathan et al. 2023, theorem 3.8: at c = 0 the speed-up is the block efficiency; a useless draft only costs."""
     assert benchmark_decoding.predicted_speedup(0.8, 4, 0) == pytest.approx((1 - 0.8**5) / 0.2)
     assert benchmark_decoding.predicted_speedup(0.0, 4, 0.25) == pytest.approx(0.5)
-
-
-def test_documents_agree_with_the_results(cli, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    assert cli(fill_readme, "--check")[0] == 0
-    assert "Not measured yet" not in (ROOT / "README.md").read_text()
-
-
-def test_figures_are_drawn_and_told_in_words(cli, monkeypatch, tmp_path):
-    monkeypatch.chdir(ROOT)
-    status, out, _ = cli(plot_results, "--output-dir", tmp_path)
-    assert status == 0 and [line.split(":")[0] for line in out.splitlines()] == list(plot_results.FIGURES)
-    assert all((tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG") for name in plot_results.FIGURES)
-
-
-def test_what_is_not_measured_is_said(cli, monkeypatch, tmp_path):
-    shutil.copytree(ROOT / "results", tmp_path / "results", ignore=shutil.ignore_patterns("live.jsonl", "plots"))
-    monkeypatch.chdir(tmp_path)
-    status, out, err = cli(plot_results)
-    assert status == 0 and "positions: not drawn" in err and "positions: Share" not in out
-
-
-@pytest.mark.parametrize("left", [{}, {"live_by_prompt": [], "noise": None, "live_speed": {}}])
-def test_a_report_of_few_live_runs_is_said_too(cli, monkeypatch, tmp_path, left):
-    """No live run at all, and only runs of the large sets: the tables of the seed's prompts wait for theirs."""
-    for name in ("README.md", "DATASET_CARD.md"):
-        shutil.copy(ROOT / name, tmp_path / name)
-    for name in ("results", "prompts", "controls", "final_adapter"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    monkeypatch.chdir(tmp_path)
-    load = plot_results.load
-    report = load("results/acceptance.json")
-    report = {key: value for key, value in report.items() if left or key not in ("live", "agreement")}
-    report = {key: value for key, value in report.items() if key not in ("live_by_prompt", "noise", "live_speed")} | left
-    monkeypatch.setattr(fill_readme, "load", lambda file: report if file == "results/acceptance.json" else load(file))
-    assert cli(fill_readme)[0] == 0
-    waiting = re.findall(r"<!-- (\w+) -->\n\*Not measured yet: `results/live.jsonl`", Path("README.md").read_text())
-    assert waiting == ["seed_prompts", "noise", "seed_conditions", *([] if left else ["live", "agreement"]), "live_speed"]
-
-
-def test_a_changed_number_is_noticed(cli, monkeypatch, tmp_path):
-    for name in ("README.md", "DATASET_CARD.md"):
-        shutil.copy(ROOT / name, tmp_path / name)
-    shutil.copytree(ROOT / "results", tmp_path / "results")
-    monkeypatch.chdir(tmp_path)
-    assert cli(fill_readme)[0] == 0 and cli(fill_readme, "--check")[0] == 0
-    dataset = json.loads(Path("results/dataset.json").read_text())
-    dataset["statistics"]["pairs"] = 984
-    Path("results/dataset.json").write_text(json.dumps(dataset))
-    assert cli(fill_readme, "--check")[0] == 1

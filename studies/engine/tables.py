@@ -20,7 +20,7 @@ HERE = Path("studies/engine")
 FRONT, OWN = Path("README.md"), HERE / "README.md"
 SPEED, EXACTNESS, FIGURE = HERE / "results/benchmark.json", HERE / "results/exactness.json", HERE / "figures/speed.png"
 SHORT = (1, 2, 3, 4, 5, 6, 8)  # of K, in the page's one table
-K = 4  # the default of speculative_decode.py, and the paper's: chosen before its speed was known
+K = 4  # the default of speculative_decode.py, and study 0's
 HEADER = ["decoding", "tokens/s", "× generate", "× ours without a draft", "tokens per pass"]
 HEADER += ["predicted from α", "predicted from blocks"]
 
@@ -46,8 +46,8 @@ def exactness() -> str:
         metrics.append([label, "", *(f"{of[key]:.2g}" for of in samplers.values())])
     ours = samplers["ours"]
     return (
-        f"{table(['opening', 'expected', *samplers], openings + metrics)}\n\n{ours['samples']} texts each, {ours['bins']} bins, "
-        f"the likeliest shown. {assisted(result)} {hardware([result['environment']])}"
+        f"{table(['opening', 'expected', *samplers], openings + metrics)}\n\n{ours['samples']} texts each, {ours['bins']} "
+        f"bins, the likeliest shown. {assisted(result)} {hardware([result['environment']])}"
     )
 
 

@@ -214,7 +214,8 @@ def by_query_type() -> list[str]:
 def query_types() -> str:
     report = load(REPORT)
     names = [name for name in by_query_type() if name not in DOMAINS]
-    return f"{table(CHANGES, change_rows(report['paired'], names, tuned_drafts(report)))}\n\n{hardware(report['measured']['paired'])}"
+    rows = change_rows(report["paired"], names, tuned_drafts(report))
+    return f"{table(CHANGES, rows)}\n\n{hardware(report['measured']['paired'])}"
 
 
 def replayed() -> str:
