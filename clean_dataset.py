@@ -1,28 +1,29 @@
 """Turns the raw preference pairs into the file that training reads. Nothing vanishes: every dropped row is kept with
-its reason in a rejects file.
+its reason in a rejects file, which is written where a row was dropped.
 
-    python clean_dataset.py          dpo_raw.jsonl → dpo_clean.jsonl and dpo_rejects.jsonl
+    python clean_dataset.py                          dpo_raw.jsonl → dpo_clean.jsonl; without it, dpo_clean.jsonl again
+    python clean_dataset.py --input a --output a     cleans a file in place
 
-Cleaning a clean file changes nothing.
+Cleaning a clean file changes nothing: the shipped dpo_clean.jsonl stays as it is, byte for byte.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from data_generation import DISABILITIES, QUERY_TYPES, TASKS, USERS
+from domains.at import CATEGORIES, EVALUATION_PROMPTS
 from specdec.files import BadLine, read_jsonl, write_jsonl
-from specdec.terminal import Problem, console, run, say
+from specdec.terminal import Problem, check_outputs, console, run, say
 
 FIELDS = ("id", "prompt", "chosen", "rejected", "disability", "user_type", "task_type", "query_type")
-CATEGORIES = {"disability": DISABILITIES, "user_type": USERS, "task_type": TASKS, "query_type": QUERY_TYPES}
 CHARACTERS = {"prompt": (10, 400), "chosen": (200, 1000), "rejected": (120, 600)}
-EVALUATION_PROMPTS = tuple(Path("domains") / f"{name}.jsonl" for name in ("study0", "at", "general"))
+RAW, CLEAN = Path("dpo_raw.jsonl"), Path("dpo_clean.jsonl")
 SIMILAR = 90  # of 100, by rapidfuzz
 
 BOILERPLATE = re.compile(
@@ -35,35 +36,41 @@ CHAT_TOKENS = re.compile(r"<\|[a-z_]+\|>|\[/?INST\]|</?s>|<<SYS>>|^(?:user|assis
 STRAIGHT = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "\u00a0": " ", "\u202f": " ", "\u200b": "", "\ufeff": ""})
 
 
-def normalise(text: str) -> str:
+def normalize(text: str) -> str:
     """Unicode NFC, straight quotes, ordinary single spaces."""
     # NFC last: a zero-width character between a letter and its accent would keep them apart until it is gone.
     return unicodedata.normalize("NFC", re.sub(r"\s+", " ", text.translate(STRAIGHT))).strip()
 
 
-def seed_key(prompt: str) -> str:
-    """The seed's key for near-duplicates: the first twelve words, lower case, without punctuation."""
+def normalize_row(row: dict) -> dict:
+    """The known fields in their order, then what else the row holds. The reason of an earlier rejection goes."""
+    others = {key: value for key, value in row.items() if key not in (*FIELDS, "reason")}
+    return {field: normalize(row[field]) if field in CHARACTERS else row[field] for field in FIELDS} | others
+
+
+def study_key(prompt: str) -> str:
+    """The study's key for near-duplicates: the first twelve words, lower case, without punctuation."""
     return " ".join(re.findall(r"[\w']+", prompt.lower())[:12])
 
 
 def similar_pairs(prompts: list[str], others: list[str]) -> list[tuple[int, int]]:
-    """Index pairs whose token-set similarity reaches SIMILAR, or whose seed keys are equal."""
+    """Index pairs whose token-set similarity reaches SIMILAR, or whose study keys are equal."""
     from rapidfuzz import fuzz, process
 
     scores = process.cdist(prompts, others, scorer=fuzz.token_set_ratio, processor=str.lower, score_cutoff=SIMILAR)
     pairs = {(int(left), int(right)) for left, right in zip(*scores.nonzero(), strict=True)}
-    places: dict[str, list[int]] = {}
+    positions: dict[str, list[int]] = {}
     for right, other in enumerate(others):
-        places.setdefault(seed_key(other), []).append(right)
+        positions.setdefault(study_key(other), []).append(right)
     for left, prompt in enumerate(prompts):
-        pairs.update((left, right) for right in places.get(seed_key(prompt), ()))
+        pairs.update((left, right) for right in positions.get(study_key(prompt), ()))
     return sorted(pairs)
 
 
 # --- one row at a time ------------------------------------------------------------------------------------------------
 
 
-def schema_fault(row: dict) -> str | None:
+def schema_error(row: dict) -> str | None:
     for field in FIELDS:
         if not isinstance(row.get(field), str):
             return f"schema: '{field}' is not a text"
@@ -75,8 +82,8 @@ def schema_fault(row: dict) -> str | None:
     return None
 
 
-def text_fault(row: dict) -> str | None:
-    """Why the normalised row is not fit for training, or None."""
+def text_error(row: dict) -> str | None:
+    """Why the normalized row is not fit for training, or None."""
     from rapidfuzz import fuzz
 
     for field, (shortest, longest) in CHARACTERS.items():
@@ -91,6 +98,8 @@ def text_fault(row: dict) -> str | None:
             return f"{field} shorter than {shortest} or longer than {longest} characters"
         if field != "prompt" and not re.search(r"[.!?][\"')\]]*$", text):
             return f"truncated {field}"
+    if row["chosen"] == row["rejected"]:
+        return "chosen equal to rejected"
     if fuzz.ratio(row["chosen"], row["rejected"]) >= SIMILAR:
         return "chosen and rejected nearly equal"
     return None
@@ -105,13 +114,13 @@ def clean(raw: Iterable[dict], evaluation_prompts: list[str]) -> tuple[list[dict
     rejected: list[dict] = []
     ids: set[str] = set()
     for row in raw:
-        fault = schema_fault(row)
-        if fault is None:
-            cleaned = {field: normalise(row[field]) if field in CHARACTERS else row[field] for field in FIELDS}
+        error = schema_error(row)
+        if error is None:
+            cleaned = normalize_row(row)
             # The raw file is append-only: a request that failed and was asked again stands there twice.
-            fault = text_fault(cleaned) or ("id seen before" if row["id"] in ids else None)
-        if fault:
-            rejected.append({**row, "reason": fault})
+            error = text_error(cleaned) or ("id seen before" if row["id"] in ids else None)
+        if error:
+            rejected.append({**row, "reason": error})
         else:
             ids.add(row["id"])
             kept.append((cleaned, row))
@@ -140,6 +149,15 @@ def read_evaluation_prompts(files: Iterable[Path]) -> list[str]:
         raise Problem(
             f"no evaluation prompts at {error.filename}, so leaks cannot be found. Name their files by --prompts."
         ) from None
+    except BadLine as error:
+        raise Problem(f"{error}. Correct that line; nothing was checked or written.") from None
+
+
+def write_rejects(file: Path, rejects: list[dict], in_place: bool) -> None:
+    """In place, the file of rejects is the only copy of the rows that earlier runs dropped: they stay in it."""
+    earlier = list(read_jsonl(file)) if in_place and file.is_file() else []
+    if rejects or file.exists():  # without a reject no file is made, but one of another run is not left to mislead
+        write_jsonl(file, earlier + rejects)
 
 
 def print_counts(total: int, rows: list[dict], rejects: list[dict]) -> None:
@@ -157,8 +175,8 @@ def print_counts(total: int, rows: list[dict], rejects: list[dict]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--input", type=Path, default=Path("dpo_raw.jsonl"), help="(default %(default)s)")
-    parser.add_argument("--output", type=Path, default=Path("dpo_clean.jsonl"), help="(default %(default)s)")
+    parser.add_argument("--input", type=Path, help=f"(default {RAW} where there is one, else {CLEAN})")
+    parser.add_argument("--output", type=Path, default=CLEAN, help="(default %(default)s)")
     parser.add_argument("--rejects", type=Path, default=Path("dpo_rejects.jsonl"), help="(default %(default)s)")
     parser.add_argument(
         "--prompts",
@@ -169,18 +187,24 @@ def main() -> None:
         help="evaluation prompts (default: study 0's three files in domains/)",
     )
     args = parser.parse_args()
+    source = args.input or (RAW if RAW.exists() else CLEAN)
+    check_outputs(args.output, args.rejects, inputs=args.prompts)
+    check_outputs(args.rejects, inputs=[source])  # the output may be the input: it is replaced whole
     try:
-        raw = list(read_jsonl(args.input))
-        evaluation_prompts = read_evaluation_prompts(args.prompts)
+        raw = list(read_jsonl(source))
     except FileNotFoundError:
-        raise Problem(f"no file {args.input}. Make it with data_generation.py, or name another by --input.") from None
-    except BadLine as fault:
-        raise Problem(f"{fault}. Mend or delete that line; nothing was written.") from None
-    rows, rejects = clean(raw, evaluation_prompts)
-    write_jsonl(args.rejects, rejects)
-    write_jsonl(args.output, rows)
+        raise Problem(f"no file {source}. Make it with data_generation.py, or name another by --input.") from None
+    except BadLine as error:
+        raise Problem(f"{error}. Correct or delete that line; nothing was written.") from None
+    if not raw:
+        raise Problem(f"{source} holds no rows; nothing was written. Make them with data_generation.py.")
+    rows, rejects = clean(raw, read_evaluation_prompts(args.prompts))
+    write_rejects(args.rejects, rejects, in_place=os.path.realpath(source) == os.path.realpath(args.output))
     print_counts(len(raw), rows, rejects)
-    say(f"wrote {args.output} and {args.rejects}")
+    if not rows:
+        raise Problem(f"no row of {source} is fit, so {args.output} is left as it was. The reasons stand in {args.rejects}.")
+    write_jsonl(args.output, rows)
+    say(f"wrote {args.output}" + (f" and {args.rejects}" if rejects else "; no row was dropped"))
 
 
 if __name__ == "__main__":

@@ -1,57 +1,48 @@
 """Plans and collects the 985 assistive-technology preference pairs that DPO trains on.
 
-Seed 000 rotates disability × user × task so that a chat model writes varied pairs. Here the rotation is a seeded
-plan of 985 requests covering all 504 cells, and two roads lead from the plan to `dpo_raw.jsonl`:
+The study rotates disability × user × task so that a chat model writes varied pairs. Here the rotation is a plan of 985
+requests in random order that covers all 504 cells, and there are two ways from the plan to `dpo_raw.jsonl`:
 
   an API      python data_generation.py --model gpt-4o-mini          (any OpenAI-compatible server by --base-url)
   a chat page python data_generation.py --export-prompts batches/    paste each file into an assistant, save its
               python data_generation.py --import-responses batches/  answer beside it as batch_NN.jsonl
 
-Both append row by row and skip ids already answered, so a stopped run resumes where it was.
+Both append row by row and skip ids already answered, so a stopped run resumes where it was. A request that gets no pair
+stays open; what would fail for every request (no credit, a refused key or parameter) stops the run with the server's words.
 `clean_dataset.py` turns the raw file into `dpo_clean.jsonl`.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
+import json
 import os
+import queue
 import random
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor, as_completed
+import re
+import threading
+from collections import Counter, deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from specdec.files import BadLine, append_jsonl, read_jsonl, write_whole
-from specdec.terminal import Problem, run, say
-
-# The seed's three lists, in its order.
-DISABILITIES = (
-    "low vision",
-    "blindness",
-    "motor impairment",
-    "cognitive disability",
-    "hearing impairment",
-    "dyslexia",
-    "ADHD",
-    "ALS",
-    "color blindness",
-    "tremor",
-    "multiple disabilities",
-    "deafblindness",
-)
-USERS = ("end user", "developer", "IT admin", "teacher", "occupational therapist", "caregiver", "procurement officer")
-TASKS = (
-    "tool recommendation",
-    "configuration",
-    "troubleshooting",
-    "standards compliance",
-    "enterprise deployment",
-    "comparison",
+from domains.at import CATEGORIES, DISABILITIES, TASKS, USERS
+from specdec.files import BadLine, append_jsonl, parse_line, read_jsonl, write_whole
+from specdec.terminal import (
+    Problem,
+    check_outputs,
+    float_from_zero,
+    positive_float,
+    positive_int,
+    random_seed,
+    run,
+    say,
 )
 
-# The seed found that query type decides, so every request carries one. A task admits one to three of them; the
-# weights make recommendations the commonest type, as in the seed.
+# The study found that query type decides, so every request carries one. A task admits one to three of them; the
+# weights make recommendations the commonest type, as in the study.
 QUERY_TYPES_BY_TASK = {
     "tool recommendation": {"recommendation": 1},
     "comparison": {"recommendation": 1, "definitional": 1},
@@ -60,8 +51,6 @@ QUERY_TYPES_BY_TASK = {
     "standards compliance": {"definitional": 2, "technical": 1},
     "enterprise deployment": {"procedural": 2, "recommendation": 2, "technical": 1},
 }
-QUERY_TYPES = ("recommendation", "definitional", "procedural", "technical")
-
 # How the prompt is put. Without this a language model opens every prompt with "What is the best".
 FORMS = (
     "a plain one-sentence question",
@@ -132,15 +121,15 @@ class Request:
 
 
 def plan_requests(rows: int = 985, seed: int = 42) -> list[Request]:
-    """Returns `rows` requests in seeded order; no cell is asked n+1 times before every cell is asked n times.
+    """Returns `rows` requests in the order that `seed` draws; no cell is asked n+1 times before every cell is asked n times.
 
-    Target lengths scatter around the seed's means (555 and 281 characters), for real answers are not all one size.
+    Target lengths scatter around the study's means (555 and 281 characters), for real answers are not all one size.
     """
-    chance = random.Random(seed)
+    draw = random.Random(seed)
     cells: list[tuple[str, str, str]] = []
     while len(cells) < rows:
         turn = list(itertools.product(DISABILITIES, USERS, TASKS))
-        chance.shuffle(turn)
+        draw.shuffle(turn)
         cells += turn
     requests = []
     for number, (disability, user, task) in enumerate(cells[:rows], start=1):
@@ -151,10 +140,10 @@ def plan_requests(rows: int = 985, seed: int = 42) -> list[Request]:
                 disability=disability,
                 user_type=user,
                 task_type=task,
-                query_type=chance.choices(list(types), list(types.values()))[0],
-                form=chance.choice(FORMS),
-                chosen_length=round(min(max(chance.gauss(555, 70), 400), 720) / 10) * 10,
-                rejected_length=round(min(max(chance.gauss(281, 35), 200), 370) / 10) * 10,
+                query_type=draw.choices(list(types), list(types.values()))[0],
+                form=draw.choice(FORMS),
+                chosen_length=round(min(max(draw.gauss(555, 70), 400), 720) / 10) * 10,
+                rejected_length=round(min(max(draw.gauss(281, 35), 200), 370) / 10) * 10,
             )
         )
     return requests
@@ -174,8 +163,19 @@ def raw_row(request: Request, answer: dict) -> dict:
     }
 
 
-def answered_ids(output: Path) -> set[str]:
-    return {row["id"] for row in read_jsonl(output, required=("id",))} if output.exists() else set()
+def answered_ids(output: Path, plan: dict[str, Request]) -> set[str]:
+    """The ids that `output` holds. Raises Problem where one of them stands for another request in this plan."""
+    if not output.is_file():
+        return set()
+    ids = set()
+    for row in read_jsonl(output, required=("id",)):
+        request = plan.get(row["id"])
+        if request and any(row.get(field) != getattr(request, field) for field in CATEGORIES):
+            raise Problem(
+                f"{output}: '{row['id']}' is of another plan. Use the --rows and --seed of its plan, or another --output."
+            )
+        ids.add(row["id"])
+    return ids
 
 
 def export_batches(requests: list[Request], directory: Path, batch_size: int) -> None:
@@ -190,22 +190,22 @@ def export_batches(requests: list[Request], directory: Path, batch_size: int) ->
     )
 
 
-def import_batches(requests: dict[str, Request], directory: Path, output: Path) -> None:
+def import_batches(plan: dict[str, Request], directory: Path, output: Path) -> None:
     """Appends the answers in `directory` that `output` does not hold yet; reads every file before it writes one row."""
     files = sorted(directory.glob("batch_*.jsonl"))
     if not files:
         raise Problem(f"no batch_NN.jsonl in {directory}. Save the assistant's answers there first.")
-    done, rows = answered_ids(output), []
+    done, rows = answered_ids(output, plan), []
     for file in files:
         for answer in read_jsonl(file, required=("id", "prompt", "chosen", "rejected")):
-            if answer["id"] not in requests:
+            if answer["id"] not in plan:
                 raise Problem(f"{file}: id '{answer['id']}' is not in the plan. Use the --rows and --seed of the export.")
             if answer["id"] not in done:
                 done.add(answer["id"])
-                rows.append(raw_row(requests[answer["id"]], answer))
+                rows.append(raw_row(plan[answer["id"]], answer))
     for row in sorted(rows, key=lambda row: row["id"]):
         append_jsonl(output, row)
-    say(f"imported {len(rows)} new rows into {output}; {len(requests) - len(done & set(requests))} requests are open.")
+    say(f"imported {len(rows)} new rows into {output}; {len(plan.keys() - done)} requests are open.")
 
 
 def print_plan(requests: list[Request]) -> None:
@@ -221,99 +221,240 @@ def print_plan(requests: list[Request]) -> None:
     print(INSTRUCTIONS, *(request.text() for request in requests[:3]), sep="\n\n")
 
 
-def ask_api(requests: list[Request], args: argparse.Namespace) -> None:
-    """One structured-output call a request, `--concurrency` at a time; every answer is on disk before the next starts."""
-    from openai import AuthenticationError, NotFoundError, OpenAI, OpenAIError
-    from pydantic import BaseModel, Field, ValidationError
-    from tqdm import tqdm
+# --- asking a server --------------------------------------------------------------------------------------------------
 
-    class PreferencePair(BaseModel):
-        prompt: str = Field(min_length=1)
-        chosen: str = Field(min_length=1)
-        rejected: str = Field(min_length=1)
+PAIR = {"prompt": {"type": "string"}, "chosen": {"type": "string"}, "rejected": {"type": "string"}}
+PAIR_SCHEMA = {"type": "object", "properties": PAIR, "required": list(PAIR), "additionalProperties": False}
+RESPONSE_SCHEMA = {"type": "json_schema", "json_schema": {"name": "preference_pair", "strict": True, "schema": PAIR_SCHEMA}}
+
+FAILURES_IN_A_ROW = 20  # so many requests without a pair, one after the other: the next ones would get none either
+REFUSALS = (401, 402, 403, 404, 405)  # the key, the credit, the model or the address: the same for every request
+BAD_REQUESTS = (400, 422)
+UNREACHABLE = ("ConnectError", "UnsupportedProtocol", "ProxyError")  # classes of the SDK's HTTP library
+
+
+class NoPair(Exception):
+    """A server's answer without a pair in it; the message says why, in the server's words where it has any."""
+
+
+def read_answer(text: str) -> tuple[dict, int, int]:
+    """Returns the pair, and the tokens sent and received, of a chat completion. Raises NoPair."""
+    try:
+        body = json.loads(text)
+        if body.get("error"):  # some servers send an error with status 200
+            raise NoPair(server_words(body["error"]))
+        choice = body["choices"][0]
+        content = choice["message"]["content"]
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError):
+        raise NoPair(f"no chat completion but: {server_words(text)}") from None
+    if choice.get("finish_reason") == "length":
+        raise NoPair("cut off at --max-tokens")
+    if not isinstance(content, str):
+        raise NoPair(server_words(choice["message"].get("refusal") or "an answer without text"))
+    usage = body.get("usage") or {}
+    return read_pair(content), usage.get("prompt_tokens") or 0, usage.get("completion_tokens") or 0
+
+
+def read_pair(content: str) -> dict[str, str]:
+    try:
+        pair = parse_line(content.encode("utf-8", "surrogatepass"))
+    except ValueError as error:
+        raise NoPair(f"the model's text is no pair: {error}") from None
+    for field in PAIR:
+        if not isinstance(pair.get(field), str) or not pair[field].strip():
+            raise NoPair(f"the model's pair has no '{field}'")
+    return {field: pair[field] for field in PAIR}
+
+
+def server_words(body: object) -> str:
+    """One line of what the server says, out of an error object, a page of HTML or plain text."""
+    if isinstance(body, dict):
+        body = body.get("message") or body.get("detail") or json.dumps(body)
+    text = re.sub(r"<(style|script).*?</\1>|<[^>]*>", " ", str(body), flags=re.DOTALL)
+    words = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    return words[:300] or "(nothing)"
+
+
+def explain(error: Exception) -> str:
+    """Why a call failed, in the words of the server or of the network."""
+    from openai import APIConnectionError, APIStatusError
+
+    if isinstance(error, APIStatusError):
+        return f"the server answers {error.status_code}: {server_words(error.body or error.response.text)}"
+    if isinstance(error, APIConnectionError):
+        return f"{error.message.rstrip('.')} ({server_words(error.__cause__)})"
+    return server_words(error) if str(error) else type(error).__name__
+
+
+def concerns_every_request(error: Exception, answered: int) -> bool:
+    """Would the next call fail in the same way? All calls have the same key, model and parameters, and differ in one text.
+
+    Hence a request that the server calls bad is the parameters' if nothing was answered yet, and that one text's later, or
+    where a filter refused it. A rate limit passes; an exhausted credit, which has the same status, does not.
+    """
+    from openai import APIConnectionError, APIStatusError
+
+    if isinstance(error, APIConnectionError):
+        return type(error.__cause__).__name__ in UNREACHABLE
+    if not isinstance(error, APIStatusError):
+        return False
+    if error.status_code in BAD_REQUESTS:
+        return answered == 0 and error.code != "content_filter"
+    return error.status_code in REFUSALS or "insufficient_quota" in (error.code, error.type)
+
+
+class Collector:
+    """Asks for pairs, several calls at a time, and puts each on disk as it arrives."""
+
+    def __init__(self, client, args: argparse.Namespace):
+        self.client, self.args = client, args
+        self.answered = self.sent = self.received = 0
+        self.failed: set[str] = set()
+        self.in_a_row = 0
+
+    def ask(self, request: Request, retries: int) -> str:
+        limit = {"max_tokens": self.args.max_tokens} if self.args.max_tokens else {}
+        answer = self.client.with_options(max_retries=retries).chat.completions.with_raw_response.create(
+            model=self.args.model,
+            temperature=self.args.temperature,
+            response_format=RESPONSE_SCHEMA,
+            messages=[{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": request.text()}],
+            **limit,
+        )
+        return answer.text
+
+    def collect(self, requests: list[Request], threads: int, retries: int) -> None:
+        """Stopped by an error or by Ctrl-C it starts no further call, but waits for those under way: they are paid for."""
+        from tqdm import tqdm
+
+        todo = deque(requests)
+        outcomes: queue.SimpleQueue = queue.SimpleQueue()
+
+        def work() -> None:
+            while todo:
+                try:
+                    request = todo.popleft()
+                except IndexError:  # another thread took the last one
+                    return
+                try:
+                    outcomes.put((request, self.ask(request, retries)))
+                except Exception as error:
+                    outcomes.put((request, error))
+
+        # Daemons: a second Ctrl-C leaves at once, and Python does not wait for them.
+        workers = [threading.Thread(target=work, daemon=True) for _ in range(min(threads, len(requests)))]
+        for worker in workers:
+            worker.start()
+        try:
+            for request, outcome in tqdm(arrivals(workers, outcomes), total=len(requests), desc="pairs", unit="pair"):
+                self.take(request, outcome)
+        except BaseException:
+            todo.clear()
+            if any(worker.is_alive() for worker in workers):
+                say("stopping; waiting for the answers under way (Ctrl-C leaves them)")
+            for request, outcome in arrivals(workers, outcomes):
+                with contextlib.suppress(Problem):
+                    self.take(request, outcome)
+            raise
+
+    def take(self, request: Request, outcome: str | Exception) -> None:
+        """Raises Problem where the run is to stop."""
+        try:
+            if isinstance(outcome, Exception):
+                raise outcome
+            pair, sent, received = read_answer(outcome)
+        except Exception as error:
+            self.count_failure(request, error)
+            return
+        append_jsonl(self.args.output, raw_row(request, pair))
+        self.answered, self.sent, self.received = self.answered + 1, self.sent + sent, self.received + received
+        self.failed.discard(request.id)
+        self.in_a_row = 0
+
+    def count_failure(self, request: Request, error: Exception) -> None:
+        reason = explain(error).replace(self.client.api_key, "(the key)")
+        if concerns_every_request(error, self.answered):
+            raise Problem(f"{reason}. Every request would fail like this: check the key, --base-url, --model and the options.")
+        say(f"{request.id}: no pair: {reason}")
+        self.failed.add(request.id)
+        self.in_a_row += 1
+        if self.in_a_row >= FAILURES_IN_A_ROW:
+            raise Problem(f"{self.in_a_row} requests in a row got no pair, the last one: {reason}. Try another --model.")
+
+    def summary(self) -> str:
+        cost = self.sent / 1e6 * self.args.price_in + self.received / 1e6 * self.args.price_out
+        price = f", about ${cost:.2f}" if cost else ""
+        return (
+            f"got {self.answered} pairs for {self.sent:,} prompt and {self.received:,} completion tokens{price}; "
+            f"{len(self.failed)} requests failed. Run again to resume."
+        )
+
+
+def arrivals(workers: list[threading.Thread], outcomes: queue.SimpleQueue) -> Iterator[tuple[Request, str | Exception]]:
+    while any(worker.is_alive() for worker in workers) or not outcomes.empty():
+        with contextlib.suppress(queue.Empty):
+            yield outcomes.get(timeout=0.1)
+
+
+def ask_api(requests: list[Request], args: argparse.Namespace) -> None:
+    """One structured-output call a request, the first one alone: it tells whether the server talks to us at all."""
+    from openai import OpenAI
 
     # A local server wants no key; the SDK wants some string.
     key = os.environ.get("OPENAI_API_KEY") or ("unused" if args.base_url else None)
     if key is None:
         raise Problem("OPENAI_API_KEY is not set. Export it, or name a local server by --base-url, or try --dry-run.")
-    client = OpenAI(api_key=key, base_url=args.base_url, max_retries=5, timeout=args.timeout)
-
-    def ask(request: Request):
-        return client.chat.completions.parse(
-            model=args.model,
-            temperature=args.temperature,
-            response_format=PreferencePair,
-            max_tokens=800,
-            messages=[{"role": "system", "content": INSTRUCTIONS}, {"role": "user", "content": request.text()}],
-        )
-
-    sent = received = failed = 0
-    pool = ThreadPoolExecutor(args.concurrency)
+    collector = Collector(OpenAI(api_key=key, base_url=args.base_url, timeout=args.timeout), args)
     try:
-        pending = {pool.submit(ask, request): request for request in requests}
-        for future in tqdm(as_completed(pending), total=len(pending), desc="pairs", unit="pair"):
-            request = pending[future]
-            try:
-                answer = future.result()
-                pair = answer.choices[0].message.parsed
-                if pair is None:
-                    raise ValueError("the model refused or gave no JSON")
-            except (AuthenticationError, NotFoundError) as fault:  # the next 984 calls would fail the same way
-                raise Problem(f"the server refused the call ({fault.status_code}). Check the key and --model.") from None
-            except (OpenAIError, ValidationError, ValueError) as fault:
-                failed += 1
-                say(f"{request.id}: no pair ({type(fault).__name__}); it stays open for the next run")
-                continue
-            append_jsonl(args.output, raw_row(request, pair.model_dump()))
-            if answer.usage:
-                sent += answer.usage.prompt_tokens
-                received += answer.usage.completion_tokens
+        collector.collect(requests[:1], threads=1, retries=0)
+        rest = [request for request in requests if request.id in collector.failed] + requests[1:]
+        collector.collect(rest, args.concurrency, args.retries)
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-        cost = sent / 1e6 * args.price_in + received / 1e6 * args.price_out
-        say(
-            f"used {sent:,} prompt and {received:,} completion tokens"
-            + (f", about ${cost:.2f}" if cost else "")
-            + f"; {failed} failed. Run again to resume."
-        )
-    if failed:
-        raise Problem(f"{failed} requests got no pair. Run the same command again to ask for these alone.")
+        say(collector.summary())
+    if collector.failed:
+        raise Problem(f"{len(collector.failed)} requests got no pair. Run the same command again to ask for these alone.")
 
 
 def main() -> int | None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=985, help="pairs to plan (default 985, the seed's)")
-    parser.add_argument("--seed", type=int, default=42, help="seed of the plan (default 42)")
+    parser.add_argument("--rows", type=positive_int, default=985, help="pairs to plan (default 985, the study's)")
+    parser.add_argument("--seed", type=random_seed, default=42, help="random seed of the plan (default 42)")
     parser.add_argument("--output", type=Path, default=Path("dpo_raw.jsonl"), help="raw rows, appended (default %(default)s)")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and the first prompts; no key needed")
     parser.add_argument("--export-prompts", type=Path, metavar="DIR", help="write batches to paste into a chat assistant")
     parser.add_argument("--import-responses", type=Path, metavar="DIR", help="read the assistant's answers back")
-    parser.add_argument("--batch-size", type=int, default=25, help="requests per exported batch (default 25)")
+    parser.add_argument("--batch-size", type=positive_int, default=25, help="requests per exported batch (default 25)")
     parser.add_argument("--model", default="gpt-4o-mini", help="model name for the API (default %(default)s)")
     parser.add_argument("--base-url", help="any OpenAI-compatible server, such as http://127.0.0.1:8000/v1")
-    parser.add_argument("--concurrency", type=int, default=4, help="API calls in flight (default 4)")
-    parser.add_argument("--temperature", type=float, default=0.9, help="sampling temperature (default 0.9)")
-    parser.add_argument("--timeout", type=float, default=120, help="seconds to wait for one answer (default 120)")
-    parser.add_argument("--price-in", type=float, default=0, help="USD per million prompt tokens, for the cost summary")
-    parser.add_argument("--price-out", type=float, default=0, help="USD per million completion tokens")
+    parser.add_argument("--concurrency", type=positive_int, default=4, help="API calls in flight (default 4)")
+    parser.add_argument("--temperature", type=float_from_zero, default=0.9, help="sampling temperature (default 0.9)")
+    parser.add_argument("--max-tokens", type=int, default=800, help="longest answer; 0 sends no limit (default 800)")
+    parser.add_argument("--timeout", type=positive_float, default=120, help="seconds to wait for one answer (default 120)")
+    parser.add_argument("--retries", type=int, default=5, help="tries again after a rate limit or a lost call (default 5)")
+    parser.add_argument("--price-in", type=float_from_zero, default=0, help="USD per million prompt tokens, for the summary")
+    parser.add_argument("--price-out", type=float_from_zero, default=0, help="USD per million completion tokens")
     args = parser.parse_args()
-    if args.rows < 1 or args.batch_size < 1 or args.concurrency < 1:
-        raise Problem("--rows, --batch-size and --concurrency must be at least 1.")
+    if args.max_tokens < 0 or args.retries < 0:
+        raise Problem("--max-tokens and --retries must be at least 0.")
 
-    requests = plan_requests(args.rows, args.seed)
+    plan = {request.id: request for request in plan_requests(args.rows, args.seed)}
+    if not args.dry_run:
+        check_outputs(args.output, folders=[args.export_prompts])
     try:
         if args.import_responses:
-            return import_batches({request.id: request for request in requests}, args.import_responses, args.output)
-        done = answered_ids(args.output)
-    except BadLine as fault:
-        raise Problem(f"{fault}. Mend that line and run again; nothing was written.") from None
-    open_requests = [request for request in requests if request.id not in done]
+            return import_batches(plan, args.import_responses, args.output)
+        done = answered_ids(args.output, plan)
+    except BadLine as error:
+        raise Problem(f"{error}. Correct that line and run again; nothing was written.") from None
+    open_requests = [request for request in plan.values() if request.id not in done]
     if args.dry_run:
         return print_plan(open_requests)
+    if not open_requests:
+        return say(f"{args.output} holds all {len(plan)} pairs already; nothing is left to ask.")
     if args.export_prompts:
         return export_batches(open_requests, args.export_prompts, args.batch_size)
     say(f"{len(done)} rows are there already; asking {args.model} for {len(open_requests)}")
-    ask_api(open_requests, args)
+    return ask_api(open_requests, args)
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def named(text: str) -> list[str]:
 
 @functools.cache
 def names() -> dict[str, dict[str, re.Pattern]]:
-    """"tools" and "standards", each name → what finds it in a text."""
+    """ "tools" and "standards", each name → what finds it in a text."""
     lists: dict[str, list[str]] = {}
     for line in (HERE / "at_names.txt").read_text(encoding="utf-8").splitlines():
         heading = re.fullmatch(r"\[(\w+)\]", line)
