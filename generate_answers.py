@@ -1,14 +1,20 @@
 """The verifier answers prompts: training data for a draft, and the texts on which drafts are compared.
 
 Each prompt is answered once per temperature and top-p, by the verifier alone, in batches. A prompt draws from a random
-generator of its own, seeded by --seed and the prompt, so an answer depends neither on the batch nor on where a stopped
-run resumed. Rows are appended to OUTPUT as a batch ends, behind a header row with the command, the conditions and the
-machine; a file of other conditions is refused.
+generator of its own, seeded by --seed and the prompt, so an answer depends neither on the batch nor on where a stopped run
+resumed. Rows are appended to OUTPUT as a batch ends, behind a header row with the command, the conditions and the machine;
+a file of other conditions is refused. `specdec.answers` says what a row holds and reads it.
 
-With --top-probs N the N most probable tokens at every position, and their probabilities, go to the cache folder, a file an
-answer, named by a digest of the answer: what white-box distillation learns from, without asking the verifier again.
+A prompt file's rows are kept whole. Rows with "messages" or "tools" go through the verifier's chat template with them.
+
+With --top-probs N the N most probable tokens at every position, and their probabilities, go to the cache folder: what
+white-box distillation learns from, without asking the verifier again.
+
+Several processes (accelerate launch, torchrun) share the work, and the file is that of one process.
 
     python generate_answers.py --prompts dpo_clean.jsonl --limit 300 --top-probs 128 --output answers/at.jsonl
+    python generate_answers.py --prompts domains/study0.jsonl domains/at.jsonl domains/general.jsonl \\
+        --output studies/preference/results/answers.jsonl
 """
 
 from __future__ import annotations
@@ -17,30 +23,23 @@ import argparse
 import hashlib
 import json
 import random
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from specdec.alignment import sampled_probs
+from specdec.answers import digest_of, prompt_ids, read_answers, store_probs
 from specdec.engine import Engine
 from specdec.files import append_jsonl, read_jsonl
 from specdec.models import add_model_arguments, choose_pair
-from specdec.provenance import environment
-from specdec.sampling import Settings, to_probs
-from specdec.terminal import Problem, run, say
-from specdec.weights import cache_folder
+from specdec.provenance import Share, start_rows
+from specdec.sampling import Settings, check_settings
+from specdec.terminal import Problem, check_outputs, positive_int, run, say
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-
-def answer_digest(verifier: str, settings: dict, prompt: str, token_ids: list[int]) -> str:
-    """Names the stored probabilities of one answer; another verifier, setting or text gives another name."""
-    identity = json.dumps([verifier, settings, prompt, token_ids], ensure_ascii=False, sort_keys=True)
-    return hashlib.sha256(identity.encode()).hexdigest()[:24]
-
-
-def probs_file(digest: str) -> Path:
-    return cache_folder() / "top-probs" / digest[:2] / f"{digest}.safetensors"
+Work = tuple[dict, float, float]  # a prompt row, temperature, top-p: one answer
 
 
 def prompt_seed(seed: int, prompt: str, temperature: float, top_p: float) -> int:
@@ -48,150 +47,151 @@ def prompt_seed(seed: int, prompt: str, temperature: float, top_p: float) -> int
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) >> 1
 
 
-def sample_batch(engine: Engine, prompts: list[str], settings: Settings, seed: int, keep: int):
-    """Samples one answer for each of `prompts`; returns token ids and, with `keep` > 0, per answer the ids [n, keep] and
-    probabilities [n, keep] of the most probable tokens at each of its n positions.
+def sample_batch(
+    engine: Engine, ids: list[list[int]], seeds: list[int], settings: Settings, keep: int
+) -> tuple[list[list[int]], list[tuple[Tensor, Tensor] | None]]:
+    """Samples one answer for each prompt of `ids`, each with a random generator of its own seed.
 
     The prompts are padded to the left. A finished answer leaves the batch, so that nothing is computed for it any more.
+
+    Returns:
+        The answers' token ids; and, with `keep` > 0, for each of them the ids [n, keep] and probabilities [n, keep] of the
+        most probable tokens at each of its n positions.
     """
     import torch
     from transformers import DynamicCache
 
-    model = engine.verifier.model
-    ids = [engine.prompt_ids(prompt, settings)[0] for prompt in prompts]
+    model, device = engine.verifier.model, engine.verifier.model.device
     width = max(map(len, ids))
-    tokens = torch.tensor([[0] * (width - len(row)) + row for row in ids], device=model.device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=model.device)
-    generators = [
-        torch.Generator(device=model.device).manual_seed(prompt_seed(seed, prompt, settings.temperature, settings.top_p))
-        for prompt in prompts
-    ]
-    answers: list[list[int]] = [[] for _ in prompts]
-    kept: list[list[tuple[Tensor, Tensor]]] = [[] for _ in prompts]
-    live, cache = list(range(len(prompts))), DynamicCache()
+    tokens = torch.tensor([[0] * (width - len(row)) + row for row in ids], device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=device)
+    generators = [torch.Generator(device=device).manual_seed(seed) for seed in seeds]
+    answers: list[list[int]] = [[] for _ in ids]
+    kept: list[list[tuple[Tensor, Tensor]]] = [[] for _ in ids]
+    live, cache = list(range(len(ids))), DynamicCache()  # live: the answer of each row of the batch
     for _ in range(settings.max_new_tokens):
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
         logits = model(
             tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
         ).logits[:, -1]
         logits[:, engine.verifier.unnamed] = float("-inf")
-        probs = to_probs(logits, settings)
-        drawn = torch.cat(
-            [torch.multinomial(row, 1, generator=generators[place]) for row, place in zip(probs, live, strict=True)]
-        )
+        probs = sampled_probs(logits, settings)
+        drawn = [int(torch.multinomial(row, 1, generator=generators[answer])) for row, answer in zip(probs, live, strict=True)]
         if keep:
             top = probs.topk(keep)
-            for row, place in enumerate(live):
-                kept[place].append((top.indices[row].int(), top.values[row]))
-        for token, place in zip(drawn.tolist(), live, strict=True):
-            answers[place].append(token)
-        going = [row for row, token in enumerate(drawn.tolist()) if token not in engine.stop]
+            for row, answer in enumerate(live):
+                kept[answer].append((top.indices[row].int(), top.values[row]))
+        for token, answer in zip(drawn, live, strict=True):
+            answers[answer].append(token)
+        going = [row for row, token in enumerate(drawn) if token not in engine.stop]
         if not going:
             break
-        rows = torch.tensor(going, device=model.device)
+        rows = torch.tensor(going, device=device)
         if len(going) < len(live):
             cache.batch_select_indices(rows)
         live = [live[row] for row in going]
-        tokens = drawn[rows, None]
+        tokens = torch.tensor(drawn, device=device)[rows, None]
         mask = torch.cat([mask[rows], mask.new_ones(len(going), 1)], dim=1)
     stacked = [tuple(torch.stack(parts) for parts in zip(*rows, strict=True)) if keep else None for rows in kept]
     return answers, stacked
 
 
-def store_probs(file: Path, ids: Tensor, probs: Tensor) -> None:
-    from safetensors.torch import save_file
+def all_work(args: argparse.Namespace) -> list[Work]:
+    """Every answer asked for, once, in an order drawn by --seed, so that any part of it is a sample of the prompts."""
+    rows = [row for file in args.prompts for row in read_jsonl(file, required=("prompt",))]
+    random.Random(args.seed).shuffle(rows)
+    work: dict[tuple, Work] = {}
+    for row in rows[: args.limit]:
+        for temperature in args.temperature:
+            for top_p in args.top_p:
+                work.setdefault((row["prompt"], temperature, top_p), (row, temperature, top_p))
+    return list(work.values())
 
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(".unfinished")
-    save_file({"ids": ids.contiguous(), "probs": probs.contiguous()}, unfinished)
-    unfinished.replace(file)
+
+def batches(work: list[Work], size: int) -> Iterator[list[Work]]:
+    """Batches of one temperature and top-p each, in the order of `work`, which is sorted by them."""
+    for settings in sorted({item[1:] for item in work}):
+        same = [item for item in work if item[1:] == settings]
+        for start in range(0, len(same), size):
+            yield same[start : start + size]
 
 
-def read_answers(file: Path, conditions: dict) -> list[dict]:
-    """The rows of an answers file, none if there is none yet.
-
-    Raises:
-        Problem: the file's header tells of other conditions.
-    """
-    if not file.exists():
-        return []
-    header, *rows = read_jsonl(file)
-    if header.get("conditions") != conditions:
-        raise Problem(f"{file} holds answers of other conditions ({header.get('conditions')}). Name another --output.")
+def answer_batch(engine: Engine, batch: list[Work], args: argparse.Namespace) -> list[dict]:
+    """The rows of one batch; their probabilities are stored already."""
+    _, temperature, top_p = batch[0]
+    settings = Settings(temperature=temperature, top_p=top_p, max_new_tokens=args.max_new_tokens)
+    ids = [prompt_ids(engine, row, settings, args.system, args.raw)[0] for row, *_ in batch]
+    seeds = [prompt_seed(args.seed, row["prompt"], temperature, top_p) for row, *_ in batch]
+    answers, kept = sample_batch(engine, ids, seeds, settings, args.top_probs)
+    rows = []
+    for (row, *_), token_ids, probs in zip(batch, answers, kept, strict=True):
+        answer = {**row, "temperature": temperature, "top_p": top_p, "token_ids": token_ids, "probs": None, "seed": args.seed}
+        if probs:
+            answer["probs"] = digest_of(engine.pair.verifier.id, answer)
+            store_probs(answer["probs"], *probs)
+        rows.append(answer)
     return rows
 
 
-def open_work(args: argparse.Namespace, done: set) -> list[tuple[dict, float, float]]:
-    """(row, temperature, top-p) still to be answered, in an order drawn by --seed, so that any part of it is a sample."""
-    rows = [row for file in args.prompts for row in read_jsonl(file, required=("prompt",))]
-    random.Random(args.seed).shuffle(rows)
-    work = [(row, temperature, top_p) for row in rows[: args.limit] for temperature in args.temperature for top_p in args.top_p]
-    return [item for item in work if (item[0]["prompt"], item[1], item[2]) not in done]
-
-
-def main() -> None:
+def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", nargs="+", required=True, metavar="FILE", help='one {"prompt": …} a line')
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="answers, appended row by row")
-    parser.add_argument("--limit", type=int, metavar="N", help="the first N prompts of the drawn order (default: all)")
-    parser.add_argument("--temperature", type=float, nargs="+", default=[0.7], help="one or several (default 0.7)")
+    parser.add_argument("--limit", type=positive_int, metavar="N", help="the first N prompts of the drawn order (default: all)")
+    parser.add_argument("--temperature", type=float, nargs="+", default=[0.7], help="one or several; 0 is greedy (default 0.7)")
     parser.add_argument("--top-p", type=float, nargs="+", default=[1.0], help="one or several (default 1: all tokens)")
-    parser.add_argument("--max-new-tokens", type=int, default=200, help="(default 200)")
-    parser.add_argument("--batch-size", type=int, default=32, help="prompts per batch (default 32)")
+    parser.add_argument("--max-new-tokens", type=positive_int, default=200, help="(default 200)")
+    parser.add_argument("--system", metavar="TEXT", help="a system prompt before every prompt (default: the template's own)")
+    parser.add_argument("--raw", action="store_true", help="no chat template: the verifier goes on where the prompt ends")
+    parser.add_argument("--batch-size", type=positive_int, default=32, help="prompts per batch (default 32)")
     parser.add_argument("--top-probs", type=int, default=0, metavar="N", help="keep the N most probable tokens (default 0)")
     add_model_arguments(parser)
     args = parser.parse_args()
+    check_outputs(args.output, inputs=args.prompts)
+    for temperature in args.temperature:
+        for top_p in args.top_p:
+            check_settings(Settings(temperature=temperature, top_p=top_p))
+    if args.top_probs < 0:
+        raise Problem("--top-probs must be 0 (off) or more.")
+    if args.top_probs and 0 in args.temperature:
+        raise Problem("--top-probs goes with a temperature above 0: greedy decoding has no distribution to learn from.")
+    return args
+
+
+def main() -> None:
+    args = read_arguments()
+    work = all_work(args)
+    if not work:
+        raise Problem(f'{" ".join(args.prompts)} holds no prompt. Give one {{"prompt": …}} a line.')
 
     import torch
     from tqdm import tqdm
 
     pair = choose_pair(args)
     conditions = {"verifier": pair.verifier.id, "quantization": pair.quantization, "max_new_tokens": args.max_new_tokens}
-    done = {(row["prompt"], row["temperature"], row["top_p"]) for row in read_answers(args.output, conditions)}
-    work = open_work(args, done)
-    if not work:
-        return say(f"all {len(done)} answers are in {args.output} already")
+    conditions |= {"system": args.system} if args.system is not None else {}
+    conditions |= {"raw": True} if args.raw else {}
+    share = Share(args.output)
+    share.join()
+    rows = read_answers(args.output, **{"system": None, "raw": False, **conditions}) if args.output.exists() else []
+    done = {(row["prompt"], row["temperature"], row["top_p"]) for row in rows}
+    open_work = [item for item in work if (item[0]["prompt"], *item[1:]) not in done]
+    if not open_work:
+        return say(f"all {len(work)} answers are in {args.output} already")
+    bare = sum(row["probs"] is None for row in rows)
+    if args.top_probs and bare:
+        say(f"{bare} answers in {args.output} were stored without probabilities and stay so")
     engine = Engine(pair)
-    run_id = hashlib.sha256(repr((conditions, len(done), args.seed)).encode()).hexdigest()[:8]
-    if not done:
-        args.output.parent.mkdir(parents=True, exist_ok=True)
-        append_jsonl(
-            args.output,
-            {
-                "run_id": run_id,
-                "command": "python " + " ".join(sys.argv),
-                "conditions": conditions,
-                "dtype": str(engine.verifier.model.dtype),
-                "environment": environment(),
-            },
-        )
-    with tqdm(total=len(work), desc="answers", unit="answer") as bar, torch.inference_mode():
-        for temperature, top_p in sorted({item[1:] for item in work}):
-            settings = Settings(temperature=temperature, top_p=top_p, max_new_tokens=args.max_new_tokens)
-            rows = [row for row, *other in work if tuple(other) == (temperature, top_p)]
-            for start in range(0, len(rows), args.batch_size):
-                batch = rows[start : start + args.batch_size]
-                answers, kept = sample_batch(engine, [row["prompt"] for row in batch], settings, args.seed, args.top_probs)
-                for row, token_ids, probs in zip(batch, answers, kept, strict=True):
-                    digest = answer_digest(
-                        pair.verifier.id, {"temperature": temperature, "top_p": top_p}, row["prompt"], token_ids
-                    )
-                    if probs:
-                        store_probs(probs_file(digest), *probs)
-                    append_jsonl(
-                        args.output,
-                        {
-                            **{key: row[key] for key in ("id", "domain", "query_type") if key in row},
-                            "prompt": row["prompt"],
-                            "temperature": temperature,
-                            "top_p": top_p,
-                            "token_ids": token_ids,
-                            "probs": digest if probs else None,
-                            "seed": args.seed,
-                            "run_id": run_id,
-                        },
-                    )
-                bar.update(len(batch))
+    if args.top_probs > engine.rows:
+        raise Problem(f"--top-probs {args.top_probs} is more than the verifier's {engine.rows} tokens.")
+    open_work = share.of(sorted(open_work, key=lambda item: item[1:]))
+    run_id = start_rows(share.file, conditions, dtype=str(engine.verifier.model.dtype))
+    with tqdm(total=len(open_work), desc="answers", unit="answer") as bar, torch.inference_mode():
+        for batch in batches(open_work, args.batch_size):
+            for row in answer_batch(engine, batch, args):
+                append_jsonl(share.file, {**row, "run_id": run_id})
+            bar.update(len(batch))
+    share.join()
 
 
 if __name__ == "__main__":

@@ -68,15 +68,19 @@ def adapter_digest(path: str | Path | None) -> str | None:
 
 
 def load_adapter(base: PreTrainedModel, adapter_path: str | Path, base_id: str) -> tuple[PreTrainedModel, str]:
-    """Puts the LoRA adapter at `adapter_path` on `base`; returns the model and "merged" or "attached".
+    """Puts the adapter at `adapter_path` on `base`; returns the model and "merged" or "attached".
 
     Merged where the base is unquantised: the same weights in one matrix, so that a tuned draft runs the operations
     of the base draft and their times compare. The sum is made in float32 and rounded back by `round_stochastically`.
     Into 4-bit weights a merge would round again and change the outputs (huggingface/peft#1043), so there the adapter
     stays attached, and the caller's report says so.
 
+    Any of PEFT's kinds that are changes of weights will do: LoRA, DoRA, LoHa, LoKr, IA3, OFT and more. Those that add
+    tokens or layers (prompt and prefix tuning) cannot be merged and are refused.
+
     Raises:
-        Problem: no adapter there, one that cannot be read, or one trained for another base model.
+        Problem: no adapter there, one that cannot be read or merged, one trained for another base model, one whose tensors
+            are not those that the draft needs, or whose numbers are not finite.
     """
     from peft import PeftConfig, PeftModel
     from safetensors import SafetensorError
@@ -87,26 +91,83 @@ def load_adapter(base: PreTrainedModel, adapter_path: str | Path, base_id: str) 
     if not (path / "adapter_model.safetensors").is_file():
         raise Problem(f"{path} has no adapter_model.safetensors (pickled weights are refused). Train it again.")
     try:
-        trained_for = PeftConfig.from_pretrained(str(path)).base_model_name_or_path
-    except (ValueError, TypeError, KeyError) as fault:
-        raise Problem(f"{path}/adapter_config.json cannot be read ({fault}). Train the adapter again.") from None
-    if trained_for != base_id:
+        config = PeftConfig.from_pretrained(str(path))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise Problem(f"{path}/adapter_config.json cannot be read ({error}). Train the adapter again.") from None
+    if not same_model(config.base_model_name_or_path, base_id):
         raise Problem(
-            f"the adapter at {path} was trained for {trained_for}, the draft is {base_id}. "
+            f"the adapter at {path} was trained for {config.base_model_name_or_path}, the draft is {base_id}. "
             "Name the right one by --adapter-path, or train one with train_dpo.py."
         )
+    kind = getattr(config.peft_type, "value", config.peft_type)
+    if config.is_prompt_learning or config.is_adaption_prompt:
+        raise Problem(f"the adapter at {path} is of the kind {kind}, which cannot be merged into a draft. Train a LoRA.")
+    if config.task_type not in (None, "CAUSAL_LM"):
+        raise Problem(f"the adapter at {path} is for the task {config.task_type}, a draft's is CAUSAL_LM. Name another.")
     quantised, dtype = getattr(base, "is_quantized", False), base.dtype
     try:
+        check_tensors(path)
         tuned = PeftModel.from_pretrained(base if quantised else base.float(), str(path)).eval()
-    except (SafetensorError, RuntimeError, ValueError) as fault:
-        raise Problem(f"the adapter at {path} does not load: {str(fault).splitlines()[0]}. Train it again.") from None
-    if quantised:
-        return tuned, "attached"
-    return round_stochastically(tuned.merge_and_unload(), dtype), "merged"
+        compare_names(tuned, path)
+        if quantised:
+            return tuned, "attached"
+        merged = tuned.merge_and_unload(safe_merge=True)  # of numbers that are not finite it makes a ValueError
+    except (AttributeError, NotImplementedError, KeyError, TypeError) as error:
+        raise Problem(
+            f"the adapter at {path}, of the kind {kind}, cannot be merged into a draft ({_first_line(error)}). Train a LoRA."
+        ) from None
+    except (SafetensorError, RuntimeError, ValueError) as error:
+        if "out of memory" in str(error):
+            raise
+        raise Problem(f"the adapter at {path} does not load: {_first_line(error)}. Train it again.") from None
+    return round_stochastically(merged, dtype), "merged"
+
+
+def same_model(name: str | None, other: str) -> bool:
+    """Whether two ids are equal, or two spellings of one folder."""
+    if name is None:
+        return False
+    return name == other or (Path(name).is_dir() and Path(other).is_dir() and Path(name).samefile(other))
+
+
+def check_tensors(path: Path) -> None:
+    """Raises Problem unless all numbers of the adapter's file are finite."""
+    from safetensors import safe_open
+
+    with safe_open(path / "adapter_model.safetensors", framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118  (no mapping: it cannot be iterated)
+            if not file.get_tensor(name).isfinite().all():
+                raise Problem(
+                    f"the adapter at {path} holds numbers that are not finite ({name}): its training failed. Train it again."
+                )
+
+
+def compare_names(tuned, path: Path) -> None:
+    """Raises Problem unless the adapter's file holds the tensors that `tuned` has, all of them and no others.
+
+    PEFT itself warns and goes on: what the file lacks keeps its first values, and for a LoRA that is the base draft.
+    """
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    needed = set(get_peft_model_state_dict(tuned, save_embedding_layers=False))
+    with safe_open(path / "adapter_model.safetensors", framework="pt") as file:
+        found = set(file.keys())
+    known = needed | set(tuned.state_dict())  # an adapter of the embedding carries the embedding itself
+    missing, foreign = sorted(needed - found), sorted(found - known)
+    if missing or foreign:
+        raise Problem(
+            f"the adapter at {path} does not fit the draft: {len(missing)} of its tensors are missing, {len(foreign)} belong to "
+            f"another model ({(missing + foreign)[0]}). Name another, or train it again."
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def round_stochastically(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """Casts float32 weights in place; to bf16 up or down, with the chances that keep each weight's expectation.
+    """Casts float32 weights in place; to bf16 up or down, with the probabilities that keep each weight's expectation.
 
     Most updates of a LoRA adapter are smaller than half the gap between two bf16 numbers. Rounding to the nearest one
     then gives the base weight back, for all of them alike, and part of the training is lost; here a share of them moves

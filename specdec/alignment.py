@@ -35,10 +35,20 @@ def draft_reading(shared: VocabularyMap, prompt: list[int], answer: list[int]) -
     return prompt + [token for piece in pieces for token in piece], ends
 
 
+def sampled_probs(logits: Tensor, settings: Settings) -> Tensor:
+    """`to_probs`; at temperature 0 all mass of a row stands on its most probable token, which greedy decoding takes."""
+    import torch
+
+    if settings.temperature > 0:
+        return to_probs(logits, settings)
+    best = logits.argmax(-1, keepdim=True)
+    return torch.zeros(logits.shape, device=logits.device).scatter(-1, best, 1.0)
+
+
 def verifier_probs(verifier: CachedModel, prompt: list[int], answer: list[int], settings: Settings) -> Tensor:
     """p [n, V] at the n positions of `answer`; both in the verifier's ids."""
     verifier.start()
-    return to_probs(verifier.feed(prompt + answer[:-1], keep=len(answer)), settings)
+    return sampled_probs(verifier.feed(prompt + answer[:-1], keep=len(answer)), settings)
 
 
 def draft_probs(
@@ -46,17 +56,21 @@ def draft_probs(
 ) -> Tensor:
     """q [n, `rows`] at the n positions of `answer`, over the verifier's ids; zero where a token is not shared.
 
-    `prompt` is in the draft's ids, `answer` in the verifier's.
+    `prompt` is in the draft's ids, `answer` in the verifier's. All zero at positions behind the end of the draft's context,
+    where decoding drafts nothing.
     """
     import torch
 
+    q = torch.zeros(len(answer), rows, device=draft.device)
     context, ends = draft_reading(shared, prompt, answer)
+    ends = [end for end in ends if not draft.context or end <= draft.context]
+    if not ends:
+        return q
     draft.start()
-    logits = draft.feed(context, keep=len(context) - len(prompt) + 1)
+    logits = draft.feed(context[: ends[-1]], keep=ends[-1] - len(prompt) + 1)
     positions = torch.tensor(ends, device=draft.device) - len(prompt)
     logits = logits[positions][:, torch.tensor(shared.draft_ids, device=draft.device)]
-    q = torch.zeros(len(answer), rows, device=draft.device)
-    q[:, torch.tensor(shared.verifier_ids, device=draft.device)] = to_probs(logits, settings)
+    q[: len(ends), torch.tensor(shared.verifier_ids, device=draft.device)] = sampled_probs(logits, settings)
     return q
 
 

@@ -6,6 +6,7 @@ that run_id. A command that resumes a file adds a header row of its own, so ever
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
@@ -14,10 +15,12 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable
+from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
+from itertools import zip_longest
 from pathlib import Path
 
-from specdec.files import BadLine, append_jsonl, read_jsonl
+from specdec.files import BadLine, append_jsonl, read_jsonl, to_line
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")
@@ -82,6 +85,48 @@ def read_row_file(file: Path, required: Iterable[str] = ()) -> tuple[dict[str, d
                 raise BadLine(f"{file}, row {number}: '{key}' is missing or empty")
         rows.append(row)
     return headers, rows
+
+
+class Share:
+    """One process's part in the work of several, which write one row file (accelerate launch and torchrun set RANK and
+    WORLD_SIZE). Each appends to a file of its own; `join` puts the rows into the file proper, in the order of one process,
+    also those that a killed run left behind. A process alone writes to the file itself.
+    """
+
+    def __init__(self, file: Path):
+        self.whole, self.file = file, file
+        self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        if self.world > 1:
+            self.file = file.with_name(f"{file.name}.{self.rank}")
+
+    def of(self, work: list) -> list:
+        return work[self.rank :: self.world]
+
+    def join(self) -> None:
+        """Waits for the others; then the first process joins the files, and the others wait for that."""
+        self._wait()
+        parts = sorted(self.whole.parent.glob(f"{glob.escape(self.whole.name)}.[0-9]*"))
+        if self.rank == 0 and parts:
+            written = set(map(to_line, read_jsonl(self.whole))) if self.whole.exists() else set()
+            found = [read_row_file(part) for part in parts]
+            rows = [header for headers, _ in found for header in headers.values()]
+            for turn in zip_longest(*(own for _, own in found)):
+                rows += [row for row in turn if row]
+            for row in rows:
+                if to_line(row) not in written:  # every process has the same header; a killed join wrote some rows
+                    append_jsonl(self.whole, row)
+                    written.add(to_line(row))
+            for part in parts:
+                part.unlink()
+        self._wait()
+
+    def _wait(self) -> None:
+        if self.world > 1:
+            from torch import distributed
+
+            if not distributed.is_initialized():
+                distributed.init_process_group("gloo", timeout=timedelta(days=7))  # one share may take longer than another
+            distributed.barrier()
 
 
 def environment() -> dict:
