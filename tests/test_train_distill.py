@@ -1,0 +1,252 @@
+"""Distillation end to end on tiny models: aligned, learning, resumable, and one line for bad input."""
+
+import json
+
+import pytest
+import torch
+
+import generate_answers
+import train_distill
+from specdec import models
+from specdec.alignment import draft_probs, overlap_and_kept, verifier_probs
+from specdec.answers import read_answers, read_probs
+from specdec.distillation import answer_log_probs, batches, collate, learning_rate
+from specdec.engine import Engine
+from specdec.files import read_jsonl, write_jsonl
+from specdec.losses import LOSSES, overlap
+from specdec.sampling import Settings
+
+TOKENS = 12
+
+
+@pytest.fixture(scope="module")
+def answered(tiny, tmp_path_factory):
+    """Answers of the tiny verifier whose vocabulary overlaps the draft's, with p of every token stored."""
+    home = tmp_path_factory.mktemp("answered")
+    prompts = [f"Which {thing} helps {person} read?" for thing in "abcd" for person in ("me", "you", "them", "us", "all")]
+    write_jsonl(home / "prompts.jsonl", [{"prompt": prompt, "domain": "at"} for prompt in prompts])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SPECULATIVE_CACHE", str(home / "cache"))
+        patch.setattr("sys.argv", ["generate_answers.py", "--prompts", str(home / "prompts.jsonl"), "--output",
+                                   str(home / "answers.jsonl"), "--draft", tiny.draft, "--verifier", tiny.overlapping,
+                                   "--max-new-tokens", str(TOKENS), "--top-probs", "330"])  # fmt: skip
+        generate_answers.main()
+    return home
+
+
+@pytest.fixture
+def home(answered, monkeypatch, tmp_path):
+    """A working folder of the test's own, with the answers and their probabilities at hand."""
+    monkeypatch.setenv("SPECULATIVE_CACHE", str(answered / "cache"))
+    monkeypatch.chdir(tmp_path)
+    return answered
+
+
+def options(home, tiny, *more):
+    return ["--answers", home / "answers.jsonl", "--draft", tiny.draft, "--verifier", tiny.overlapping, "--lora-r", 4,
+            "--batch-size", 4, "--eval-steps", 2, "--output-dir", "tuned", *more]  # fmt: skip
+
+
+def tensors(folder) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "adapter_model.safetensors")
+
+
+# --- alignment --------------------------------------------------------------------------------------------------------
+
+
+def lesson_and_pair(tiny):
+    pair = models.Pair("custom", models.Model(tiny.draft), models.Model(tiny.overlapping))
+    return train_distill.Lesson(pair), pair
+
+
+def test_every_position_is_read_behind_its_own_prefix(home, tiny):
+    """Verifier tokens that the draft writes as several of its own shift all later positions."""
+    lesson, _ = lesson_and_pair(tiny)
+    several = 0
+    for row in read_answers(home / "answers.jsonl"):
+        example = lesson.example(row, True)
+        prompt = lesson.draft_prompt(row["prompt"])
+        for position, last in enumerate(example.rows):
+            read = lesson.shared.translate(row["token_ids"][:position])
+            assert example.context[: last + 1] == prompt + read
+            several += len(read) > position
+    assert several, "some verifier token is several of the draft's"
+
+
+def scored(home, tiny, shift: int = 0) -> float:
+    """The largest difference between overlap as distillation sees it and as the evaluation measures it."""
+    lesson, pair = lesson_and_pair(tiny)
+    engine = Engine(pair)
+    draft, _ = engine.load_draft()
+    model = models.load_model(pair.draft, dtype=torch.float32)
+    forward = answer_log_probs(lesson.shared, 0.7, model.config.vocab_size)(model)
+    settings, worst = Settings(temperature=0.7, max_new_tokens=TOKENS), 0.0
+    with torch.no_grad():
+        for row in read_answers(home / "answers.jsonl")[:6]:
+            ids, mask, rows, targets = collate([lesson.example(row, True)])
+            found = overlap(forward(ids, mask, rows + shift), targets)
+            verifier_prompt, draft_prompt = engine.prompt_ids(row["prompt"], settings)
+            p = verifier_probs(engine.verifier, verifier_prompt, row["token_ids"], settings)
+            q = draft_probs(draft, engine.shared, draft_prompt, row["token_ids"], engine.rows, settings)
+            worst = max(worst, float((found - overlap_and_kept(p, q, row["token_ids"])[0]).abs().max()))
+    return worst
+
+
+def test_training_and_evaluation_see_the_same_overlap(home, tiny):
+    assert scored(home, tiny) < 0.02  # the tiny weights are bf16, and so may the arithmetic of the evaluation be
+    assert scored(home, tiny, shift=-1) > 0.1, "positions one off are caught"
+
+
+def test_padding_does_not_reach_the_loss(home, tiny):
+    """A batch of two gives each of its answers what it gives alone."""
+    lesson, pair = lesson_and_pair(tiny)
+    model = models.load_model(pair.draft, dtype=torch.float32)
+    forward = answer_log_probs(lesson.shared, 0.7, model.config.vocab_size)(model)
+    rows = read_answers(home / "answers.jsonl")
+    examples = sorted((lesson.example(row, True) for row in rows), key=lambda example: len(example.context))
+    shortest, longest = examples[0], examples[-1]
+    assert len(shortest.context) < len(longest.context)
+    with torch.no_grad():
+        alone = torch.cat([forward(*collate([example])[:3]) for example in (shortest, longest)])
+        together = forward(*collate([shortest, longest])[:3])
+    assert torch.allclose(alone.exp(), together.exp(), atol=1e-5)
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("loss", sorted(LOSSES))
+def test_every_loss_trains(cli, home, tiny, tmp_path, loss):
+    status, _, err = cli(train_distill, *options(home, tiny, "--loss", loss, "--max-steps", 2))
+    assert status == 0, err
+    metrics = json.loads((tmp_path / "tuned" / "metrics.json").read_text())
+    assert metrics["settings"]["loss"] == loss and metrics["steps"] == 2
+    assert any(value.abs().sum() > 0 for name, value in tensors(tmp_path / "tuned").items() if "lora_B" in name)
+
+
+@pytest.mark.parametrize("data", ["offline", "online", "mixed"])
+def test_held_out_overlap_rises(cli, home, tiny, tmp_path, data):
+    status, _, err = cli(train_distill, *options(home, tiny, "--data", data, "--passes", 10, "--learning-rate", "0.02",
+                                                 "--lora-r", 16, "--eval-steps", 50, "--listed", 330))  # fmt: skip
+    assert status == 0, err
+    found = json.loads((tmp_path / "tuned" / "metrics.json").read_text())["held_out_overlap"]
+    assert found["after"] > 1.5 * found["before"], "on prompts that the draft has not met"
+
+
+def test_a_stopped_run_resumes_to_the_same_weights(cli, home, tiny, tmp_path, monkeypatch):
+    whole = options(home, tiny, "--max-steps", 6)
+    assert cli(train_distill, *whole)[0] == 0
+    real = train_distill.save_checkpoint
+
+    def stops_after_it(folder, step, *others):
+        real(folder, step, *others)
+        if step == 4:
+            raise KeyboardInterrupt
+
+    again = [*whole, "--output-dir", "stopped"]
+    monkeypatch.setattr(train_distill, "save_checkpoint", stops_after_it)
+    assert cli(train_distill, *again)[0] == 130
+    assert not (tmp_path / "stopped").exists(), "nothing half-trained is left where an adapter belongs"
+    monkeypatch.setattr(train_distill, "save_checkpoint", real)
+    status, _, err = cli(train_distill, *again, "--seed", 5, "--resume")
+    assert status == 1 and "other settings" in err and "seed" in err
+    assert cli(train_distill, *again, "--resume")[0] == 0
+    one, two = tensors(tmp_path / "tuned"), tensors(tmp_path / "stopped")
+    assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    steps = [row["step"] for row in read_jsonl(tmp_path / "stopped" / "metrics.jsonl")]
+    assert steps == list(range(7))
+
+
+def test_dry_run_writes_nothing(cli, home, tiny, tmp_path):
+    status, out, err = cli(train_distill, *options(home, tiny, "--dry-run", "--json", "-"))
+    assert status == 0 and "Nothing was written" in err and list(tmp_path.iterdir()) == []
+    assert json.loads(out)["steps"] == 5, "18 answers in batches of four"
+
+
+def test_going_on_from_an_adapter(cli, home, tiny, tmp_path):
+    assert cli(train_distill, *options(home, tiny, "--max-steps", 2))[0] == 0
+    status, _, err = cli(
+        train_distill, *options(home, tiny, "--max-steps", 1, "--adapter-path", "tuned", "--output-dir", "more")
+    )
+    assert status == 0, err
+    assert json.loads((tmp_path / "more" / "metrics.json").read_text())["settings"]["from_adapter"] == "tuned"
+
+
+def test_order_and_rate_are_functions_of_the_step():
+    order = batches(10, 4, seed=1)
+    assert sorted(index for step in range(3) for index in order(step)) == list(range(10)), "a pass meets every answer once"
+    assert order(0) == batches(10, 4, seed=1)(0) and [order(step) for step in range(3)] != [order(step) for step in range(3, 6)]
+    rates = [learning_rate(1.0, step, 100, 0.1) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) == pytest.approx(1.0) == rates[9] and rates[99] < 0.001
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+def one_line(result, *words) -> None:
+    status, out, err = result
+    assert status == 1 and out == ""
+    assert "Traceback" not in err and err.splitlines()[-1].startswith("error: ")
+    for word in words:
+        assert word in err
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_step(cli, home, tiny, tmp_path):
+    one_line(
+        cli(train_distill, *options(home, tiny, "--learning-rate", "1e30", "--max-steps", 6)), "at step", "--learning-rate"
+    )
+    assert not (tmp_path / "tuned").exists()
+
+
+def test_answers_of_another_verifier(cli, home, tiny):
+    arguments = options(home, tiny)
+    arguments[arguments.index(tiny.overlapping)] = tiny.verifier
+    one_line(cli(train_distill, *arguments), "answers")
+
+
+def changed_answers(home, tmp_path, change):
+    header, *rows = read_jsonl(home / "answers.jsonl")
+    write_jsonl(tmp_path / "changed.jsonl", [header, *map(change, rows)])
+    return ["--answers", tmp_path / "changed.jsonl"]
+
+
+def test_answers_without_probabilities(cli, home, tiny, tmp_path):
+    without = changed_answers(home, tmp_path, lambda row: {**row, "probs": None})
+    one_line(cli(train_distill, *options(home, tiny, *without)), "no stored probabilities", "--loss nll")
+    status, _, err = cli(train_distill, *options(home, tiny, *without, "--loss", "nll", "--max-steps", 1))
+    assert status == 0 and "not measured" in err
+
+
+def test_several_temperatures(cli, home, tiny, tmp_path):
+    mixed = changed_answers(home, tmp_path, lambda row: {**row, "temperature": 0.7 if "me" in row["prompt"] else 1.0})
+    one_line(cli(train_distill, *options(home, tiny, *mixed)), "temperature")
+
+
+def test_probabilities_that_are_cut_off(cli, home, tiny, tmp_path, monkeypatch):
+    import shutil
+
+    shutil.copytree(home / "cache", tmp_path / "cache")
+    monkeypatch.setenv("SPECULATIVE_CACHE", str(tmp_path / "cache"))
+    file = next((tmp_path / "cache").rglob("*.safetensors"))
+    file.write_bytes(file.read_bytes()[:100])
+    one_line(cli(train_distill, *options(home, tiny)), "probabilities")
+
+
+def test_a_folder_of_the_users_is_left_alone(cli, home, tiny, tmp_path):
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / "thesis.txt").write_text("mine")
+    one_line(cli(train_distill, *options(home, tiny, "--max-steps", 1)), "tuned")
+    assert (tmp_path / "tuned" / "thesis.txt").read_text() == "mine"
+
+
+def test_nothing_to_resume(cli, home, tiny):
+    one_line(cli(train_distill, *options(home, tiny, "--resume")), "no checkpoint")
+
+
+def test_stored_probabilities_are_the_verifiers(home, tiny):
+    row = read_answers(home / "answers.jsonl")[0]
+    ids, probs = read_probs(row["probs"])
+    assert ids.shape == probs.shape == (len(row["token_ids"]), 330)
+    assert torch.allclose(probs.sum(-1), torch.ones(len(probs)), atol=1e-4)
