@@ -113,14 +113,10 @@ def _machine(environment: dict | None) -> str:
 
 def new_figure(width: float, height: float, panels: int = 1) -> tuple[Figure, list]:
     """A figure of `width` × `height` inches and its panels, side by side, of one vertical axis."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(
-        1, panels, figsize=(width, height), sharey=True, layout="constrained", squeeze=False, gridspec_kw={"wspace": 0.05}
-    )
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots(1, panels, sharey=True, squeeze=False)
     return figure, list(axes[0])
 
 

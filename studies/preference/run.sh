@@ -25,10 +25,12 @@ python test_trained_model.py --samples 3 --max-new-tokens 120 --json $results/tr
 
 # --- what they do to acceptance (15 + 20 + 70 minutes) ---
 python generate_answers.py --prompts $prompts --output $results/answers.jsonl
-python evaluate_acceptance.py paired --prompts $prompts
+python evaluate_acceptance.py paired --drafts base dpo=final_adapter sft=adapters/sft balanced=adapters/balanced \
+  dpo-seed43=adapters/dpo-seed43 sft-seed43=adapters/sft-seed43
 python evaluate_acceptance.py live --prompts domains/study0.jsonl
 python evaluate_acceptance.py live --prompts domains/at.jsonl domains/general.jsonl --per-type 6 --seeds 1 --no-baseline
 python evaluate_acceptance.py report
+python -m studies.preference.analysis  # the paper's three tables and its noise
 
 # --- the front page's example (1 minute), then the pages ---
 python speculative_decode.py --mode compare --prompt "What screen reader works best for blind users?" --json $results/demo.json

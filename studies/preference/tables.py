@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 HERE = Path("studies/preference")
 FRONT, CARD, OWN = Path("README.md"), Path("DATASET_CARD.md"), HERE / "README.md"
 RESULTS, FIGURES = HERE / "results", HERE / "figures"
-REPORT, LIVE = RESULTS / "acceptance.json", RESULTS / "live.jsonl"
+REPORT, STUDY, LIVE = RESULTS / "acceptance.json", RESULTS / "study.json", RESULTS / "live.jsonl"
 STUDY0 = Path("domains/study0.jsonl")  # the paper's prompts and what it printed of them
 
 DOMAINS = ("at", "general")
@@ -240,9 +240,9 @@ def by_k() -> str:
 # --- live -------------------------------------------------------------------------------------------------------------
 
 
-def live_report(key: str = "live") -> dict:
-    """The report, if it has what `live` must have been run for."""
-    report = load(REPORT)
+def measured(file: Path, key: str) -> dict:
+    """A report, if it has under `key` what `live` must have been run for."""
+    report = load(file)
     if not report.get(key):
         raise FileNotFoundError(2, "not measured", str(LIVE))
     return report
@@ -250,7 +250,7 @@ def live_report(key: str = "live") -> dict:
 
 def live() -> str:
     """What users see, the paper's prompts and a subset of the large sets: the same changes with all their noise."""
-    report = live_report()
+    report = measured(REPORT, "live")
     rows = []
     for metric, label in LABELS.items():
         groups = report["live"][metric]
@@ -260,16 +260,16 @@ def live() -> str:
 
 
 def agreement() -> str:
-    found = live_report("agreement")["agreement"]
+    found = measured(REPORT, "agreement")["agreement"]
     said = [f"{name} {span(change)} over {change['prompts']} prompts" for name, change in found.items()]
     return f"live − replayed: {'; '.join(said)}."
 
 
 def live_speed() -> str:
     """The paper's secondary metric: the live runs of its twelve prompts that stand beside one of the plain verifier."""
-    report = live_report("live_speed")
+    study = measured(STUDY, "live_speed")
     rows = []
-    for draft, found in report["live_speed"].items():
+    for draft, found in study["live_speed"].items():
         cells = [f"{found[key]:.2f}" for key in ("seconds", "tokens_per_second", "block_efficiency")]
         bounds = interval(found["speedup"], 2).replace("+", "") if draft != "verifier" else "–"
         rows.append([draft, str(found["runs"]), f"{found['tokens']:.0f}", *cells, f"{found['speedup']['mean']:.2f}", bounds])
@@ -278,8 +278,8 @@ def live_speed() -> str:
         "The tuned draft's adapter is attached beside 4-bit weights and does more work per token than the base draft: "
         "compare their acceptance, not their seconds. "
     )
-    attached = "attached" in report["adapter_states"].values()
-    return f"{table(header, rows)}\n\n{unlike if attached else ''}{hardware(report['measured']['live'])}"
+    attached = "attached" in load(REPORT)["adapter_states"].values()
+    return f"{table(header, rows)}\n\n{unlike if attached else ''}{hardware(study['measured']['live'])}"
 
 
 def demo() -> str:
@@ -299,21 +299,21 @@ def demo() -> str:
 # --- the paper's tables, ours beside them -----------------------------------------------------------------------------
 
 
-def study0_report() -> tuple[dict, list[dict], dict[str, dict]]:
-    """The report, the paper's prompts, and prompt → our draft → runs, mean and sd of α; all prompts measured or none."""
-    report = live_report("live_by_prompt")
+def study0_report() -> tuple[dict, list[dict], str]:
+    """What study 0's analysis found, the paper's prompts, and the name of the DPO draft; all prompts measured or none."""
+    study = measured(STUDY, "live_by_prompt")
     prompts = list(read_jsonl(STUDY0))
-    ours = {found["prompt"]: found["drafts"] for found in report["live_by_prompt"]}
-    dpo = draft_of(report, "dpo")
-    if any(not {"base", dpo} <= ours.get(prompt["prompt"], {}).keys() for prompt in prompts):
+    dpo = draft_of(load(REPORT), "dpo") or "dpo"
+    whole = {found["prompt"] for found in study["live_by_prompt"] if {"base", dpo} <= found["drafts"].keys()}
+    if any(prompt["prompt"] not in whole for prompt in prompts):
         raise FileNotFoundError(2, "not measured", str(LIVE))
-    return report, prompts, ours
+    return study, prompts, dpo
 
 
 def study0_prompts(domain: str) -> str:
     """The paper's first table (AT) or its second (general)."""
-    report, prompts, ours = study0_report()
-    dpo = draft_of(report, "dpo")
+    study, prompts, dpo = study0_report()
+    ours = {found["prompt"]: found["drafts"] for found in study["live_by_prompt"]}
     rows, columns, runs = [], [], set()
     for prompt in prompts:
         if prompt["domain"] != domain:
@@ -327,7 +327,7 @@ def study0_prompts(domain: str) -> str:
     rows.append(["Average", "", *with_change(means), ""])
     header = ["Prompt", "Query type", "paper: Base α", "DPO α", "Δα", "ours: Base α", "DPO α", "Δα", "sd of one base run"]
     seeds = " to ".join(map(str, sorted(runs)))
-    return f"{table(header, rows)}\n\nOurs: means over {seeds} random seeds. {hardware(report['measured']['live'])}"
+    return f"{table(header, rows)}\n\nOurs: means over {seeds} random seeds. {hardware(study['measured']['live'])}"
 
 
 def with_change(values: list[float]) -> list[str]:
@@ -357,24 +357,25 @@ PRINTED = {
 
 def study0_conditions() -> str:
     """The paper's third table: as printed, as its own rows give it, ours on its prompts, ours on the large sets."""
-    report, prompts, _ = study0_report()
-    dpo = draft_of(report, "dpo")
+    study, prompts, dpo = study0_report()
+    report = load(REPORT)
     rows = []
     for name, (base, tuned, printed) in PRINTED.items():
         domain, _, types = name.partition(": ")
+        source = study["by_condition"] if types else report
+        live_change = source["live"]["acceptance_rate"][f"study0 {name}"]["changes"][dpo]
+        large = source["replayed"]["acceptance_rate"][name]
         own = statistics.fmean(published_changes(prompts, domain, types))
-        live_change = report["live"]["acceptance_rate"][f"study0 {name}"]["changes"][dpo]
-        large = report["replayed"]["acceptance_rate"][name]
         cells = [f"{base:.3f}", f"{tuned:.3f}", printed, f"{own:+.3f}", span(live_change, 3)]
         rows.append([name, *cells, str(large["prompts"]), span(large["changes"][dpo], 3)])
     header = ["Condition", "paper: Base α", "DPO α", "Δα, as printed", "Δα, of its rows", "ours, its prompts: Δα"]
     header += ["n, large set", "ours, large set: Δα, replayed"]
-    return f"{table(header, rows)}\n\n{hardware(report['measured']['live'] + report['measured']['paired'])}"
+    return f"{table(header, rows)}\n\n{hardware(study['measured']['live'] + study['measured']['paired'])}"
 
 
 def noise() -> str:
     """What run-to-run variation alone does to the paper's first table."""
-    found = live_report("noise")["noise"]
+    found = measured(STUDY, "noise")["noise"]
     published = published_changes(list(read_jsonl(STUDY0)), "at")
     changes = ", ".join(f"{change:+.3f}" for change in found["by_seed"].values())
     return (

@@ -1,0 +1,188 @@
+"""The pages agree with the results behind them, and have the form that readers and CONTRIBUTING.md count on."""
+
+import importlib
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from specdec.report import markers
+
+ROOT = Path(__file__).resolve().parents[1]
+STUDIES = sorted(path.parent.name for path in ROOT.glob("studies/*/tables.py"))
+PAGES = [ROOT / "README.md", ROOT / "DATASET_CARD.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("studies/*/README.md")]
+
+
+def tables_of(study: str):
+    return importlib.import_module(f"studies.{study}.tables")
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    """A copy of the pages and the results, to change; what they only read is linked."""
+    for name in ("README.md", "DATASET_CARD.md"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "studies", tmp_path / "studies")
+    for name in ("domains", "adapters", "final_adapter"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def without_details(page: Path) -> str:
+    return re.sub(r"<details>.*?</details>", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def longest_table(text: str) -> int:
+    """Rows of the longest Markdown table, its header left out."""
+    tables = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
+    return max(table.count("\n") - 2 for table in tables)
+
+
+# --- pages and results ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_pages_agree_with_the_results(cli, monkeypatch, study):
+    monkeypatch.chdir(ROOT)
+    status, _, err = cli(tables_of(study), "--check")
+    assert status == 0, err
+
+
+def test_nothing_waits_to_be_measured():
+    for page in PAGES:
+        assert "Not measured yet" not in page.read_text(encoding="utf-8"), page
+
+
+def test_every_marked_part_has_one_writer():
+    for page in PAGES:
+        parts = [name for study in STUDIES for name in tables_of(study).PAGES.get(page.relative_to(ROOT), {})]
+        assert sorted(markers(page.read_text(encoding="utf-8"))) == sorted(parts), page
+
+
+CHANGED = [
+    ("preference", "results/acceptance.json", ("paired", "at", "changes", "dpo", "mean"), "README.md"),
+    ("preference", "results/dataset.json", ("statistics", "pairs"), "DATASET_CARD.md"),
+    ("preference", "results/acceptance.json", ("agreement", "base", "mean"), "studies/preference/README.md"),
+    ("engine", "results/benchmark.json", ("summary", "c"), "studies/engine/README.md"),
+    ("engine", "results/exactness.json", ("results", "ours", "p_value"), "README.md"),
+]
+
+
+@pytest.mark.parametrize("study, file, keys, page", CHANGED)
+def test_a_changed_number_is_noticed(cli, tree, study, file, keys, page):
+    assert cli(tables_of(study), "--check")[0] == 0
+    path = tree / "studies" / study / file
+    result = json.loads(path.read_text())
+    inner = result
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] += 1
+    path.write_text(json.dumps(result))
+    status, _, err = cli(tables_of(study), "--check")
+    assert status == 1 and f"{page} disagrees with the results" in err
+    assert cli(tables_of(study))[0] == 0 and cli(tables_of(study), "--check")[0] == 0
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_figures_are_drawn_and_pages_stay(cli, tree, study):
+    figures = sorted(tree.glob(f"studies/{study}/figures/*.png"))
+    for figure in figures:
+        figure.unlink()
+    assert cli(tables_of(study), "--check")[0] == 1, "a missing figure is noticed"
+    assert cli(tables_of(study))[0] == 0
+    assert figures and all(figure.read_bytes().startswith(b"\x89PNG") for figure in figures)
+    for page in tables_of(study).PAGES:
+        assert page.read_text(encoding="utf-8") == (ROOT / page).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("large_sets", [False, True])
+def test_a_report_of_few_live_runs_is_said_too(cli, tree, large_sets):
+    """No live run at all, and only runs of the large sets: the tables of the paper's prompts wait for theirs."""
+    tables = tables_of("preference")
+    report, study = json.loads(tables.REPORT.read_text()), json.loads(tables.STUDY.read_text())
+    if not large_sets:
+        del report["live"], report["agreement"]
+    study.update(live_by_prompt=[], noise=None, live_speed={})
+    tables.REPORT.write_text(json.dumps(report))
+    tables.STUDY.write_text(json.dumps(study))
+    assert cli(tables)[0] == 0
+    waiting = []
+    for page in tables.PAGES:
+        waiting += re.findall(r"<!-- ([\w ,]+) -->\n\*Not measured yet: `\S*live.jsonl`", page.read_text())
+    front = ["study 0, conditions", "study 0, at", "study 0, general"]
+    assert waiting == [*front, *([] if large_sets else ["live", "agreement"]), "live speed", "noise"]
+
+
+def test_missing_live_rows_leave_their_figure_undrawn(cli, tree):
+    tables = tables_of("preference")
+    tables.LIVE.unlink()
+    (tables.FIGURES / "positions.png").unlink()
+    status, _, err = cli(tables)
+    assert status == 0 and "positions.png: not drawn" in err and "prompts.png" not in err
+
+
+# --- form -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_front_page_is_short_and_complete():
+    front = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert front.count("\n") <= 200
+    for script in ROOT.glob("*.py"):
+        assert f"`{script.name}`" in front, f"the map lacks {script.name}"
+    for name in re.findall(r"^\| `(\w+\.py)` \|", front, flags=re.MULTILINE):
+        assert (ROOT / name).exists(), f"the map names {name}"
+    for study in STUDIES:
+        assert f"| [{study}](studies/{study}/README.md) |" in front and f"<!-- row {study} -->" in front
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_a_study_has_its_page_commands_and_results(study):
+    folder = ROOT / "studies" / study
+    assert (folder / "run.sh").exists() and any((folder / "results").iterdir())
+    page = without_details(folder / "README.md")
+    headings = re.findall(r"^#+ (.*)$", page, flags=re.MULTILINE)
+    assert headings[0].endswith("?")
+    assert ["Commands", "The table", "How we read it", "What is not claimed", "The full tables"] == headings[1:6]
+    assert longest_table(page) <= 10 and page.count("![") == 1
+    assert longest_table("| a |\n| - |\n" + "| 1 |\n" * 11) == 11, "a table of eleven rows would be noticed"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    for link in links:
+        assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def commands() -> list[tuple[str, list[str]]]:
+    """(script, options) of every Python command of a run.sh."""
+    found = []
+    for script in ROOT.glob("studies/*/run.sh"):
+        for line in script.read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["python"] and words[1] != "-m":
+                found.append((words[1], [word for word in words[2:] if word.startswith("--")]))
+    return found
+
+
+def test_commands_of_a_study_can_be_typed(cli):
+    """Every script of a run.sh exists and has the options it is given."""
+    assert len(commands()) > 10
+    helps: dict[str, str] = {}
+    for script, options in commands():
+        name = script.removesuffix(".py")
+        if name not in helps:
+            status, helps[name], _ = cli(importlib.import_module(name), "--help")
+            assert status == 0
+        for option in options:
+            assert re.search(rf"{option}\b(?!-)", helps[name]), f"{script} has no {option}"
+    assert not re.search(r"--per\b(?!-)", helps["evaluate_acceptance"]), "half an option is none"
+
+
+def test_the_makefile_names_no_result():
+    """Commands that measure stand in a run.sh, once."""
+    assert "results/" not in re.sub(r"^#.*$", "", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
