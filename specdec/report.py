@@ -99,7 +99,7 @@ def hardware(environments: Iterable[dict | None]) -> str:
 
 def _machine(environment: dict | None) -> str:
     if not environment or not environment.get("packages"):
-        return "a machine that the file does not name"
+        return "a machine that was not recorded"
     if environment["gpu"]:
         name = environment["gpu"]["name"]
     else:

@@ -29,7 +29,7 @@ def test_hardware_is_of_the_machines_that_measured():
     other = {**MACHINE, "gpu": {"name": "G"}, "commit": None}
     several = report.hardware([MACHINE, other, None])
     assert several.startswith("Measured on 3 machines or sets of packages: 2 cores of an P processor")
-    assert "; G, torch 2.1, transformers 5.0, commit unknown; a machine that the file does not name" in several
+    assert "; G, torch 2.1, transformers 5.0, commit unknown; a machine that was not recorded" in several
 
 
 def test_a_training_again_has_the_same_fields_and_another_seed():

@@ -83,10 +83,10 @@ def speed_rows(result: dict, lengths: tuple[int, ...] | None = None) -> list[lis
 def speed() -> str:
     """The page's one table."""
     result = load(SPEED)
-    settings = result["settings"]
+    conditions = result["conditions"]
     return (
-        f"{table(HEADER, speed_rows(result, SHORT))}\n\nMedians over {settings['prompts']} prompts, "
-        f"{settings['max_new_tokens']} new tokens, temperature {settings['temperature']}. {hardware([result['environment']])}"
+        f"{table(HEADER, speed_rows(result, SHORT))}\n\nMedians over {conditions['prompts']} prompts, "
+        f"{conditions['max_new_tokens']} new tokens, temperature {conditions['temperature']}. {hardware([result['environment']])}"
     )
 
 
@@ -154,7 +154,7 @@ def speedup_at(k: int) -> dict:
     """Our loop at draft length k over our loop without a draft: the mean over prompts of their ratios, with its interval."""
     result = load(SPEED)
     ratios = [found[f"K={k}"]["tokens_per_second"] / found["ours"]["tokens_per_second"] for found in result["rows"]]
-    return mean_with_interval(ratios, result["settings"]["seed"])
+    return mean_with_interval(ratios, result["conditions"]["seed"])
 
 
 def figure() -> str:
