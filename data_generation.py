@@ -22,6 +22,7 @@ import os
 import queue
 import random
 import re
+import sys
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -230,7 +231,7 @@ RESPONSE_SCHEMA = {"type": "json_schema", "json_schema": {"name": "preference_pa
 FAILURES_IN_A_ROW = 20  # so many requests without a pair, one after the other: the next ones would get none either
 REFUSALS = (401, 402, 403, 404, 405)  # the key, the credit, the model or the address: the same for every request
 BAD_REQUESTS = (400, 422)
-UNREACHABLE = ("ConnectError", "UnsupportedProtocol", "ProxyError")  # classes of the SDK's HTTP library
+UNREACHABLE = ("ConnectError", "UnsupportedProtocol", "LocalProtocolError", "ProxyError")  # of the SDK's HTTP library
 
 
 class NoPair(Exception):
@@ -292,8 +293,10 @@ def concerns_every_request(error: Exception, answered: int) -> bool:
     Hence a request that the server calls bad is the parameters' if nothing was answered yet, and that one text's later, or
     where a filter refused it. A rate limit passes; an exhausted credit, which has the same status, does not.
     """
-    from openai import APIConnectionError, APIStatusError
+    from openai import APIConnectionError, APIStatusError, OpenAIError
 
+    if not isinstance(error, OpenAIError | NoPair):  # nothing was sent
+        return answered == 0
     if isinstance(error, APIConnectionError):
         return type(error.__cause__).__name__ in UNREACHABLE
     if not isinstance(error, APIStatusError):
@@ -306,8 +309,8 @@ def concerns_every_request(error: Exception, answered: int) -> bool:
 class Collector:
     """Asks for pairs, several calls at a time, and puts each on disk as it arrives."""
 
-    def __init__(self, client, args: argparse.Namespace):
-        self.client, self.args = client, args
+    def __init__(self, client, args: argparse.Namespace, bar):
+        self.client, self.args, self.bar = client, args, bar
         self.answered = self.sent = self.received = 0
         self.failed: set[str] = set()
         self.in_a_row = 0
@@ -325,8 +328,6 @@ class Collector:
 
     def collect(self, requests: list[Request], threads: int, retries: int) -> None:
         """Stopped by an error or by Ctrl-C it starts no further call, but waits for those under way: they are paid for."""
-        from tqdm import tqdm
-
         todo = deque(requests)
         outcomes: queue.SimpleQueue = queue.SimpleQueue()
 
@@ -346,12 +347,12 @@ class Collector:
         for worker in workers:
             worker.start()
         try:
-            for request, outcome in tqdm(arrivals(workers, outcomes), total=len(requests), desc="pairs", unit="pair"):
+            for request, outcome in arrivals(workers, outcomes):
                 self.take(request, outcome)
         except BaseException:
             todo.clear()
             if any(worker.is_alive() for worker in workers):
-                say("stopping; waiting for the answers under way (Ctrl-C leaves them)")
+                self.say("stopping; waiting for the answers under way (Ctrl-C leaves them)")
             for request, outcome in arrivals(workers, outcomes):
                 with contextlib.suppress(Problem):
                     self.take(request, outcome)
@@ -365,21 +366,33 @@ class Collector:
             pair, sent, received = read_answer(outcome)
         except Exception as error:
             self.count_failure(request, error)
-            return
-        append_jsonl(self.args.output, raw_row(request, pair))
-        self.answered, self.sent, self.received = self.answered + 1, self.sent + sent, self.received + received
-        self.failed.discard(request.id)
-        self.in_a_row = 0
+        else:
+            append_jsonl(self.args.output, raw_row(request, pair))
+            self.answered += 1
+            self.sent += sent
+            self.received += received
+            self.failed.discard(request.id)
+            self.in_a_row = 0
+        self.bar.n = self.answered + len(self.failed)
+        self.bar.refresh()
 
     def count_failure(self, request: Request, error: Exception) -> None:
         reason = explain(error).replace(self.client.api_key, "(the key)")
         if concerns_every_request(error, self.answered):
-            raise Problem(f"{reason}. Every request would fail like this: check the key, --base-url, --model and the options.")
-        say(f"{request.id}: no pair: {reason}")
+            raise Problem(
+                f"{reason.rstrip('.')}. Every request would fail like this: check the key, --base-url, --model and the options."
+            )
+        self.say(f"{request.id}: no pair: {reason}")
         self.failed.add(request.id)
         self.in_a_row += 1
         if self.in_a_row >= FAILURES_IN_A_ROW:
-            raise Problem(f"{self.in_a_row} requests in a row got no pair, the last one: {reason}. Try another --model.")
+            raise Problem(
+                f"{self.in_a_row} requests in a row got no pair, the last one: {reason.rstrip('.')}. Try another --model."
+            )
+
+    def say(self, message: str) -> None:
+        """On a line of its own, above the bar."""
+        self.bar.write(message, file=sys.stderr)
 
     def summary(self) -> str:
         cost = self.sent / 1e6 * self.args.price_in + self.received / 1e6 * self.args.price_out
@@ -399,17 +412,22 @@ def arrivals(workers: list[threading.Thread], outcomes: queue.SimpleQueue) -> It
 def ask_api(requests: list[Request], args: argparse.Namespace) -> None:
     """One structured-output call a request, the first one alone: it tells whether the server talks to us at all."""
     from openai import OpenAI
+    from tqdm import tqdm
 
     # A local server wants no key; the SDK wants some string.
-    key = os.environ.get("OPENAI_API_KEY") or ("unused" if args.base_url else None)
+    key = os.environ.get("OPENAI_API_KEY", "").strip() or ("unused" if args.base_url else None)
     if key is None:
         raise Problem("OPENAI_API_KEY is not set. Export it, or name a local server by --base-url, or try --dry-run.")
-    collector = Collector(OpenAI(api_key=key, base_url=args.base_url, timeout=args.timeout), args)
+    if not (key.isascii() and key.isprintable()):
+        raise Problem("OPENAI_API_KEY holds a character that no key has. Copy it again.")
+    bar = tqdm(total=len(requests), desc="pairs", unit="pair")
+    collector = Collector(OpenAI(api_key=key, base_url=args.base_url, timeout=args.timeout), args, bar)
     try:
         collector.collect(requests[:1], threads=1, retries=0)
         rest = [request for request in requests if request.id in collector.failed] + requests[1:]
         collector.collect(rest, args.concurrency, args.retries)
     finally:
+        bar.close()
         say(collector.summary())
     if collector.failed:
         raise Problem(f"{len(collector.failed)} requests got no pair. Run the same command again to ask for these alone.")

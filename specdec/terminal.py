@@ -180,10 +180,12 @@ def run(main: Callable[[], int | None]) -> None:
         restore()
     try:
         flush_stdout()
+    except OSError:  # nobody reads any more, or the disk is full
+        silence(sys.stdout)
+    try:
         if message:
             say(message)
-    except OSError:  # nobody reads any more, or nowhere to write: nothing is left to be said
-        silence(sys.stdout)
+    except OSError:
         silence(sys.stderr)
     sys.exit(status)
 
