@@ -18,40 +18,80 @@ from typing import TYPE_CHECKING
 
 from specdec.files import BadLine, read_jsonl
 from specdec.models import Pair, add_model_arguments, choose_pair, load_tokenizer
-from specdec.terminal import Problem, put_json, run
+from specdec.terminal import Problem, check_outputs, positive_int, put_json, run, say
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedTokenizerBase
 
 DEFAULT_DATASET = Path("dpo_clean.jsonl")
+ROLES = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
 
 
 def read_pairs(path: Path) -> list[dict]:
-    """The rows of a preference file.
+    """The rows of a preference file, their prompt, chosen and rejected as texts (see `as_texts`).
+
+    A row whose two answers are equal prefers nothing: it is left out, and how many there are is said.
 
     Raises:
-        Problem: no such file, or a row (named by its line) that lacks prompt, chosen or rejected.
+        Problem: no such file, a row that lacks one of the three, or no row that prefers anything.
     """
     try:
-        rows = list(read_jsonl(path, required=("prompt", "chosen", "rejected")))
+        found = list(read_jsonl(path))
     except FileNotFoundError:
         raise Problem(
             f"no dataset at {path}. Name one by --dataset, or make it with data_generation.py and clean_dataset.py."
         ) from None
-    except BadLine as fault:
-        raise Problem(f"{fault}. Mend that line, or let clean_dataset.py sort it out.") from None
+    except BadLine as error:
+        raise Problem(f"{error}. Correct that line, or let clean_dataset.py sort it out.") from None
+    rows = [as_texts(row, f"{path}, row {number}") for number, row in enumerate(found, start=1)]
     if not rows:
         raise Problem(f"{path} holds no rows. Name another file by --dataset.")
-    return rows
+    unequal = [row for row in rows if row["chosen"].strip() != row["rejected"].strip()]
+    if not unequal:
+        raise Problem(f"in every row of {path} the chosen and the rejected answer are equal. Name another file by --dataset.")
+    if len(unequal) < len(rows):
+        say(f"{len(rows) - len(unequal)} of {len(rows)} rows are left out: their chosen and rejected answers are equal")
+    return unequal
+
+
+def as_texts(row: dict, where: str) -> dict:
+    """The row with prompt, chosen and rejected as texts; each may come as a list of one message instead, as TRL has it.
+
+    Raises:
+        Problem: one of them is missing or empty, is a conversation of several turns, or there is a system prompt: a draft
+            reads one user's turn at decoding, so it would learn what it never sees.
+    """
+    if row.get("system"):
+        raise Problem(f"{where}: a 'system' column is not supported. Remove it, or put its text before the prompts.")
+    texts = {}
+    for key, role in ROLES.items():
+        value = row.get(key)
+        if isinstance(value, list):
+            value = _only_message(value, role, f"{where}: '{key}'")
+        if not isinstance(value, str) or not value.strip():
+            raise Problem(f"{where}: '{key}' is missing or empty. Correct that row, or let clean_dataset.py sort it out.")
+        texts[key] = value
+    return {**row, **texts}
+
+
+def _only_message(messages: list, role: str, where: str) -> object:
+    """The content of a list of one message of `role`."""
+    roles = [message.get("role") if isinstance(message, dict) else None for message in messages]
+    if roles != [role]:
+        found = ", ".join(map(str, roles)) or "no message"
+        raise Problem(f"{where} must be a text or one message of the {role}, found {found}. Split conversations into pairs.")
+    return messages[0].get("content")
 
 
 def split_rows(rows: list[dict], eval_fraction: float, seed: int) -> tuple[list[dict], list[dict]]:
     """Splits into train and held-out rows; all rows of one prompt land on the same side.
 
     Raises:
-        Problem: one of the two sides would be empty.
+        Problem: one of the two sides would be empty, or the fraction is none.
     """
+    if not 0 <= eval_fraction < 1:
+        raise Problem("--eval-fraction must lie in [0, 1).")
     prompts = sorted({row["prompt"] for row in rows})
     random.Random(seed).shuffle(prompts)
     held_out = set(prompts[: round(len(prompts) * eval_fraction)])
@@ -69,39 +109,47 @@ def balanced(rows: list[dict], field: str, seed: int) -> list[dict]:
     Raises:
         Problem: a row lacks the field.
     """
-    places: dict[str, list[int]] = {}
-    for place, row in enumerate(rows):
+    numbers: dict[str, list[int]] = {}
+    for number, row in enumerate(rows):
         if not isinstance(row.get(field), str):
             raise Problem(
                 f"cannot balance by '{field}': the row of '{row['prompt'][:40]}…' has no such text. It has {', '.join(row)}."
             )
-        places.setdefault(row[field], []).append(place)
-    smallest, draw = min(map(len, places.values())), random.Random(seed)
-    drawn = [place for value in sorted(places) for place in draw.sample(places[value], smallest)]
-    return [rows[place] for place in sorted(drawn)]
+        numbers.setdefault(row[field], []).append(number)
+    smallest = min(map(len, numbers.values()))
+    draw = random.Random(seed)
+    drawn: list[int] = []
+    for value in sorted(numbers):
+        drawn += draw.sample(numbers[value], smallest)
+    return [rows[number] for number in sorted(drawn)]
 
 
 def as_messages(row: dict) -> dict:
-    return {
-        "prompt": [{"role": "user", "content": row["prompt"]}],
-        "chosen": [{"role": "assistant", "content": row["chosen"]}],
-        "rejected": [{"role": "assistant", "content": row["rejected"]}],
-    }
+    return {key: [{"role": role, "content": row[key]}] for key, role in ROLES.items()}
+
+
+def training_rows(rows: list[dict], eval_fraction: float, seed: int, balance: str | None) -> tuple[list[dict], list[dict]]:
+    """Returns (train, held-out) rows; held-out is empty for eval_fraction 0.
+
+    `balance` names a field by which the training side alone is balanced, so that the held-out side stays the same.
+    """
+    train, held_out = split_rows(rows, eval_fraction, seed)
+    return balanced(train, balance, seed) if balance else train, held_out
+
+
+def as_dataset(rows: list[dict]) -> Dataset:
+    """Rows in TRL's conversational form."""
+    from datasets import Dataset
+
+    return Dataset.from_list([as_messages(row) for row in rows])
 
 
 def load_preference_dataset(
     path: str | Path = DEFAULT_DATASET, eval_fraction: float = 0.05, seed: int = 42, balance: str | None = None
 ) -> tuple[Dataset, Dataset]:
-    """Returns (train, held-out) in TRL's conversational form; held-out is empty for eval_fraction 0.
-
-    `balance` names a field by which the training side alone is balanced, so that the held-out side stays the same.
-    """
-    from datasets import Dataset
-
-    train, held_out = split_rows(read_pairs(Path(path)), eval_fraction, seed)
-    if balance:
-        train = balanced(train, balance, seed)
-    return tuple(Dataset.from_list([as_messages(row) for row in side]) for side in (train, held_out))
+    """(train, held-out) of a file, ready for TRL; see `training_rows`."""
+    train, held_out = training_rows(read_pairs(Path(path)), eval_fraction, seed, balance)
+    return as_dataset(train), as_dataset(held_out)
 
 
 def training_tokenizer(pair: Pair) -> PreTrainedTokenizerBase:
@@ -125,12 +173,10 @@ def token_lengths(rows: list[dict], tokenizer: PreTrainedTokenizerBase) -> list[
     lengths = []
     for row in map(as_messages, rows):
         prompt = len(_rendered(tokenizer, row["prompt"], add_generation_prompt=True))
-        lengths.append(
-            {
-                "prompt": prompt,
-                **{side: len(_rendered(tokenizer, row["prompt"] + row[side])) - prompt for side in ("chosen", "rejected")},
-            }
-        )
+        length = {"prompt": prompt}
+        for side in ("chosen", "rejected"):
+            length[side] = len(_rendered(tokenizer, row["prompt"] + row[side])) - prompt
+        lengths.append(length)
     return lengths
 
 
@@ -162,7 +208,7 @@ def report(rows: list[dict], tokenizer, max_length: int) -> dict:
 
 def add_dataset_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", type=Path, default=DEFAULT_DATASET, metavar="FILE", help="(default %(default)s)")
-    parser.add_argument("--max-length", type=int, default=512, help="tokens of prompt and answer (default 512)")
+    parser.add_argument("--max-length", type=positive_int, default=512, help="tokens of prompt and answer (default 512)")
 
 
 def main() -> None:
@@ -171,6 +217,7 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON to FILE, or - for stdout")
     add_model_arguments(parser)
     args = parser.parse_args()
+    check_outputs(args.json, inputs=[args.dataset])
     rows = read_pairs(args.dataset)
     result = report(rows, training_tokenizer(choose_pair(args)), args.max_length)
     if args.json:

@@ -1,6 +1,6 @@
 """Base draft against tuned draft on held-out prompts: what they write, and what they prefer.
 
-The seed's qualitative table, with figures: how often the tuned draft ranks the chosen answer above the rejected one
+The paper's qualitative table, with metrics: how often the tuned draft ranks the chosen answer above the rejected one
 relative to the base (reward accuracy and margin, Rafailov et al. 2023), how long the answers are, and how often they
 name a specific tool or standard. (A script: pytest collects tests/ alone.)
 
@@ -18,6 +18,7 @@ from check_dataset import named
 from preprocess_and_load_dataset import add_dataset_arguments, as_messages, read_pairs, split_rows, training_tokenizer
 from specdec.adapters import load_adapter
 from specdec.models import (
+    Pair,
     add_model_arguments,
     chat_text,
     choose_pair,
@@ -26,15 +27,18 @@ from specdec.models import (
     stop_ids,
     token_ids,
 )
-from specdec.provenance import environment
-from specdec.terminal import Problem, put_json, run
+from specdec.provenance import provenance
+from specdec.reference import use_plain_sampling
+from specdec.terminal import Problem, check_outputs, float_from_zero, positive_float, positive_int, put_json, run, utf8
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def answer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, args: argparse.Namespace) -> str:
-    """What the draft writes by itself: greedy at temperature 0, else sampled with the seed."""
+def answer(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, stop: frozenset[int], args: argparse.Namespace
+) -> str:
+    """What the draft writes by itself: greedy at temperature 0, else sampled with the random seed; its plain distribution."""
     import torch
 
     ids = torch.tensor([token_ids(tokenizer, chat_text(tokenizer, prompt))], device=model.device)
@@ -45,7 +49,7 @@ def answer(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: s
             ids,
             attention_mask=torch.ones_like(ids),
             max_new_tokens=args.max_new_tokens,
-            eos_token_id=sorted(stop_ids(model, tokenizer)),
+            eos_token_id=sorted(stop),
             pad_token_id=tokenizer.eos_token_id,
             **sampling,
         )
@@ -88,21 +92,27 @@ def describe(texts: list[str]) -> dict:
     }
 
 
+def conditions(args: argparse.Namespace, pair: Pair) -> dict:
+    names = ("eval_fraction", "beta", "temperature", "max_new_tokens", "max_length", "seed")
+    return {"quantization": pair.quantization, "dataset": args.dataset.name} | {name: getattr(args, name) for name in names}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--adapter-path", default="./final_adapter", help="(default %(default)s)")
-    parser.add_argument("--prompt", action="append", help="a prompt of your own instead of held-out ones; may be repeated")
-    parser.add_argument("--samples", type=int, default=10, help="held-out prompts to answer (default 10)")
+    parser.add_argument(
+        "--prompt", type=utf8, action="append", help="a prompt of your own instead of held-out ones; may be repeated"
+    )
+    parser.add_argument("--samples", type=positive_int, default=10, help="held-out prompts to answer (default 10)")
     parser.add_argument("--eval-fraction", type=float, default=0.05, help="as in training (default 0.05)")
-    parser.add_argument("--beta", type=float, default=0.1, help="DPO's β, as in training (default 0.1)")
-    parser.add_argument("--temperature", type=float, default=0, help="0 is greedy (default)")
-    parser.add_argument("--max-new-tokens", type=int, default=160, help="(default 160)")
-    parser.add_argument("--json", metavar="FILE", help="write texts and figures as JSON to FILE, or - for stdout")
+    parser.add_argument("--beta", type=positive_float, default=0.1, help="DPO's β, as in training (default 0.1)")
+    parser.add_argument("--temperature", type=float_from_zero, default=0, help="0 is greedy (default)")
+    parser.add_argument("--max-new-tokens", type=positive_int, default=160, help="(default 160)")
+    parser.add_argument("--json", metavar="FILE", help="write texts and metrics as JSON to FILE, or - for stdout")
     add_dataset_arguments(parser)
     add_model_arguments(parser)
     args = parser.parse_args()
-    if args.samples < 1:
-        raise Problem("--samples must be at least 1.")
+    check_outputs(args.json, inputs=[args.dataset])
     if args.prompt and not all(prompt.strip() for prompt in args.prompt):
         raise Problem("a prompt is empty. Give some text after --prompt.")
     held_out = [] if args.prompt else split_rows(read_pairs(args.dataset), args.eval_fraction, args.seed)[1]
@@ -121,12 +131,15 @@ def main() -> None:
         if name == "tuned":
             model, _ = load_adapter(model, args.adapter_path, pair.draft.id)
         model = pack_linears(model)
-        texts[name] = [answer(model, tokenizer, prompt, args) for prompt in tqdm(prompts, desc=f"{name}: answers")]
+        stop = stop_ids(model, tokenizer)
+        use_plain_sampling(model)  # a repetition penalty that a model ships is not part of q
+        texts[name] = [answer(model, tokenizer, prompt, stop, args) for prompt in tqdm(prompts, desc=f"{name}: answers")]
         scores[name] = [
             {side: log_probability(model, tokenizer, row, side, args.max_length) for side in ("chosen", "rejected")}
             for row in tqdm(held_out, desc=f"{name}: held-out rows", disable=not held_out)
         ]
     result = {
+        **provenance(conditions(args, pair)),
         "draft": pair.draft.id,
         "adapter": Path(args.adapter_path).name,
         "held_out": rewards(scores, args.beta) if held_out else None,
@@ -135,7 +148,6 @@ def main() -> None:
             {"prompt": prompt, "base": base, "tuned": tuned}
             for prompt, base, tuned in zip(prompts, texts["base"], texts["tuned"], strict=True)
         ],
-        "environment": environment(),
     }
     if args.json:
         put_json(result, args.json)
@@ -153,10 +165,10 @@ def print_result(result: dict) -> None:
                 **result["held_out"]
             )
         )
-    for name, figures in result["answers"].items():
+    for name, metrics in result["answers"].items():
         print(
-            f"{name} answers: {figures['mean_characters']:.0f} characters on average; "
-            f"{figures['share_naming_a_tool_or_standard']:.0%} name a specific tool or standard"
+            f"{name} answers: {metrics['mean_characters']:.0f} characters on average; "
+            f"{metrics['share_naming_a_tool_or_standard']:.0%} name a specific tool or standard"
         )
 
 

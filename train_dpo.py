@@ -6,73 +6,67 @@ over the rejected one, relative to a reference:
     L = −E log σ( β log[π(y_w|x) / π_ref(y_w|x)] − β log[π(y_l|x) / π_ref(y_l|x)] )
 
 TRL's DPOTrainer computes it, PEFT holds the adapter; the reference is the same base with the adapter off. On a GPU the
-base is 4-bit NF4 (QLoRA: Dettmers et al. 2023, arXiv 2305.14314), on a CPU bf16.
+base is 4-bit NF4 (QLoRA: Dettmers et al. 2023, arXiv 2305.14314), on a CPU bf16, or float32 where it has no bf16 units.
 
     python train_dpo.py --dry-run      two optimizer steps: shows the plan, time and memory, writes nothing
     python train_dpo.py                trains, and leaves the adapter in ./final_adapter
     python train_dpo.py --resume       goes on from the last checkpoint of a stopped run
+    python train_dpo.py --loss sft     the control: the chosen answers alone, on the same prompts in the same batches
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
-import json
+import math
 import os
 import shutil
 import signal
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from preprocess_and_load_dataset import (
     add_dataset_arguments,
-    load_preference_dataset,
+    as_dataset,
     read_pairs,
     token_lengths,
+    training_rows,
     training_tokenizer,
 )
-from specdec.files import append_jsonl, read_jsonl, to_line, write_whole
-from specdec.models import Pair, add_model_arguments, choose_pair, keep_freed_memory, load_model
-from specdec.provenance import environment, peak_memory_bytes
-from specdec.terminal import Problem, put_json, run, say
+from specdec.files import append_jsonl, read_jsonl, to_json, to_line, write_whole
+from specdec.models import Pair, add_model_arguments, choose_pair, compute_dtype, keep_freed_memory, load_model
+from specdec.provenance import command, environment, is_header, peak_memory_bytes, provenance, start_rows
+from specdec.terminal import Problem, check_outputs, float_from_zero, positive_float, positive_int, put_json, run, say
+from specdec.training import (
+    answers_finite,
+    as_bf16,
+    check_memory,
+    check_output_dir,
+    checkpoint_folder,
+    checkpoint_step,
+    choose_targets,
+    free_memory,
+    is_full,
+    last_checkpoint,
+    linear_names,
+    lora_parameters,
+    memory_needed,
+    model_card,
+    not_finite,
+    plot_curves,
+    read_object,
+    remove_checkpoints,
+    trainable_parameters,
+    write_adapter_folder,
+)
 from specdec.weights import hub_answers
 
-# --- the adapter ------------------------------------------------------------------------------------------------------
+CURVES = {"loss": "loss", "rewards/margins": "reward margin", "rewards/accuracies": "reward accuracy"}
 
-
-def linear_names(model) -> dict[str, int]:
-    """Last names of all linear layers but the output layer, with how many layers bear each.
-
-    Llama-like models have q_proj … down_proj apart; HF's Phi-3 fuses them to qkv_proj and gate_up_proj.
-    """
-    import torch
-    from transformers.pytorch_utils import Conv1D
-
-    output = model.get_output_embeddings()
-    counts: dict[str, int] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear | Conv1D) and module is not output:
-            leaf = name.rsplit(".", 1)[-1]
-            counts[leaf] = counts.get(leaf, 0) + 1
-    return counts
-
-
-def choose_targets(model, requested: list[str] | None) -> list[str]:
-    """The module names to adapt: all of `linear_names`, or those requested.
-
-    Raises:
-        Problem: a requested name matches nothing. (PEFT is silent as long as one name matches: with the seed's seven
-            names it adapts two of Phi-3's four kinds of projection.)
-    """
-    present = linear_names(model)
-    missing = [name for name in requested or [] if name not in present]
-    if missing:
-        raise Problem(
-            f"--target-modules {' '.join(missing)} matches no layer of this model, which has "
-            f"{' '.join(present)}. Name only those, or leave the option out for all of them."
-        )
-    return requested or list(present)
+# --- the run ----------------------------------------------------------------------------------------------------------
 
 
 def lora_config(args: argparse.Namespace, targets: list[str]):
@@ -86,9 +80,6 @@ def lora_config(args: argparse.Namespace, targets: list[str]):
         target_modules=targets,
         task_type="CAUSAL_LM",
     )
-
-
-# --- the run ----------------------------------------------------------------------------------------------------------
 
 
 def common_settings(args: argparse.Namespace, checkpoints: Path, max_steps: int | None) -> dict:
@@ -109,11 +100,12 @@ def common_settings(args: argparse.Namespace, checkpoints: Path, max_steps: int 
         lr_scheduler_type="cosine",
         warmup_steps=args.warmup,
         max_length=args.max_length,
+        bf16=compute_dtype() == torch.bfloat16,
         # Recomputing activations buys memory with a third more time: a GPU of 24 GB needs it, a laptop does not.
-        bf16=True,
         gradient_checkpointing=on_gpu,
         use_cpu=not on_gpu,
         logging_steps=1,
+        logging_nan_inf_filter=False,  # it would log the last finite loss in the place of NaN
         save_strategy="no" if args.dry_run else "steps",
         save_steps=args.save_steps,
         save_total_limit=2,
@@ -155,26 +147,32 @@ def sft_trainer(args: argparse.Namespace, common: dict, model, train_dataset, ev
     )
 
 
-def make_trainer(args: argparse.Namespace, pair: Pair, checkpoints: Path, train, held_out, max_steps: int | None):
-    """Loads the model, puts a fresh adapter on it and returns TRL's trainer, its first line of the plan printed."""
+def make_trainer(args: argparse.Namespace, pair: Pair, tokenizer, checkpoints: Path, sides: Sides, max_steps: int | None):
+    """Loads the model, puts a fresh adapter on it and returns TRL's trainer, the first lines of the plan printed.
+
+    Raises:
+        Problem: a step would take more memory than is free.
+    """
     keep_freed_memory()
     hub_answers()
+    free = free_memory()
     model = load_model(pair.draft, pair.quantization)
     if model.device.type == "cpu":  # torch's fused attention has a slow backward pass there: a tenth of every step
         model.set_attn_implementation("eager")
     # PEFT and TRL write this name into every file; a converted GGUF would leave a path of this machine there.
-    model.name_or_path = model.config.name_or_path = pair.draft.id
+    model.name_or_path = model.config.name_or_path = base_model(pair)
     targets = choose_targets(model, args.target_modules)
     present = linear_names(model)
     say("LoRA on " + ", ".join(f"{name} ×{present[name]}" for name in targets))
-    make = {"sigmoid": dpo_trainer, "sft": sft_trainer}[args.loss]
+    check_memory(step_memory(args, model, targets, sides.longest), free, memory_remedy(args))
+    make = {"dpo": dpo_trainer, "sft": sft_trainer}[args.loss]
     trainer = make(
         args,
         common_settings(args, checkpoints, max_steps),
         model,
-        train_dataset=train,
-        eval_dataset=held_out,
-        processing_class=training_tokenizer(pair),
+        train_dataset=as_dataset(sides.train),
+        eval_dataset=as_dataset(sides.held_out) if sides.held_out else None,
+        processing_class=tokenizer,
         peft_config=lora_config(args, targets),
     )
     trainable, total = trainable_parameters(trainer.model)
@@ -182,51 +180,96 @@ def make_trainer(args: argparse.Namespace, pair: Pair, checkpoints: Path, train,
     return trainer
 
 
-def trainable_parameters(model) -> tuple[int, int]:
-    """(trainable, total) by PEFT's count, which knows that two 4-bit weights share a byte."""
-    return model.get_nb_trainable_parameters()
+def step_memory(args: argparse.Namespace, model, targets: list[str], longest: int) -> dict[str, int]:
+    """A DPO step holds both answers of every pair of its batch, padded to the longest."""
+    sequences = args.batch_size * (2 if args.loss == "dpo" else 1)
+    weights = lora_parameters(model, targets, args.lora_r)
+    return memory_needed(model, weights, sequences, min(longest, args.max_length), recomputed=model.device.type == "cuda")
 
 
-def row_writer(file: Path):
+def memory_remedy(args: argparse.Namespace) -> str:
+    if args.batch_size > 1:
+        forwards = args.batch_size * args.gradient_accumulation
+        return f"The same step in less: --batch-size 1 --gradient-accumulation {forwards}."
+    return "Lower --max-length, or close other programs."
+
+
+def row_writer(file: Path, run_id: str):
     """A callback that appends every log of the trainer to `file`, a row each."""
     from transformers import TrainerCallback
 
     class RowWriter(TrainerCallback):
         def on_log(self, args, state, control, logs=None, **_):
             if state.is_world_process_zero and logs:
-                append_jsonl(file, {"step": state.global_step, **logs})
+                append_jsonl(file, {"run_id": run_id, "step": state.global_step, **logs})
 
     return RowWriter()
 
 
-def stop_on_ctrl_c():
-    """A callback that turns Ctrl-C into: finish this step, save a checkpoint, stop. Its `stopped` tells."""
+def stop_at_nan():
+    """A callback that ends the training at the first loss or weight that is not finite, before it is saved."""
     from transformers import TrainerCallback
 
-    class StopOnCtrlC(TrainerCallback):
-        stopped = False
+    def check(fine: bool, what: str, step: int) -> None:
+        if not fine:
+            raise Problem(
+                f"{what} is not finite at step {step}: the training is stopped, and its last checkpoint and the adapter "
+                "that was there are kept. Lower --learning-rate, and start again with --restart."
+            )
 
-        def on_train_begin(self, args, state, control, **_):
-            signal.signal(signal.SIGINT, self.remember)
+    class StopAtNan(TrainerCallback):
+        def on_step_end(self, args, state, control, model=None, **_):
+            bad = not_finite(model)
+            check(bad is None, f"the weight {bad}", state.global_step)
 
-        def remember(self, *_):
-            say("Ctrl-C: finishing this step and saving a checkpoint …")
-            self.stopped = True
+        def on_log(self, args, state, control, logs=None, **_):
+            for name in ("loss", "grad_norm"):
+                check(math.isfinite((logs or {}).get(name, 0.0)), name, state.global_step)
+
+    return StopAtNan()
+
+
+def stop_on_signal():
+    """A callback that turns Ctrl-C and SIGTERM into: finish this step, save a checkpoint, stop. `number` is the signal's.
+
+    A second signal ends the process at once, as it would without us.
+    """
+    from transformers import TrainerCallback
+
+    class StopOnSignal(TrainerCallback):
+        number: int | None = None
+
+        @contextlib.contextmanager
+        def listening(self) -> Iterator[None]:
+            former = {number: signal.signal(number, self.remember) for number in (signal.SIGINT, signal.SIGTERM)}
+            self.former = former
+            try:
+                yield
+            finally:
+                for number, handler in former.items():
+                    signal.signal(number, handler)
+
+        def remember(self, number, _frame):
+            self.number = number
+            signal.signal(number, self.former[number])
+            say(f"{signal.Signals(number).name}: finishing this step and saving a checkpoint …")
 
         def on_step_end(self, args, state, control, **_):
-            if self.stopped:
+            if self.number is not None:
                 control.should_save = control.should_training_stop = True
 
-        def on_train_end(self, args, state, control, **_):
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+    return StopOnSignal()
 
-    return StopOnCtrlC()
+
+def base_model(pair: Pair) -> str:
+    """The draft's id; a folder without the slash that completion leaves at its end."""
+    return pair.draft.id.rstrip("/") or pair.draft.id
 
 
 def settings_of(args: argparse.Namespace, pair: Pair) -> dict:
     """What must be equal for a checkpoint to be continued, and what the model card tells."""
     return {
-        "base_model": pair.draft.id,
+        "base_model": base_model(pair),
         "verifier": pair.verifier.id,
         "quantization": pair.quantization,
         "dataset": args.dataset.name,
@@ -250,120 +293,115 @@ def settings_of(args: argparse.Namespace, pair: Pair) -> dict:
     }
 
 
-def last_checkpoint(checkpoints: Path) -> Path | None:
-    """The newest whole checkpoint; the trainer writes trainer_state.json last."""
-    whole = [path.parent for path in checkpoints.glob("checkpoint-*/trainer_state.json")]
-    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
-
-
-def prepare_checkpoints(args: argparse.Namespace, settings: dict) -> tuple[Path, Path | None]:
-    """Returns the folder of checkpoints and the one to resume from, if any.
+def find_checkpoint(args: argparse.Namespace, settings: dict) -> tuple[Path, Path | None]:
+    """Returns the folder of checkpoints and the one to resume from, if any. Changes nothing there.
 
     Raises:
-        Problem: --resume without a checkpoint, or with one of other settings.
+        Problem: --resume without a checkpoint, or with one of other settings; neither --resume nor --restart with one.
     """
-    from accelerate import PartialState
-
-    folder = Path("checkpoints") / args.output_dir.resolve().name
-    known = folder / "settings.json"
-    if not args.resume:
-        if PartialState().is_main_process:  # under `accelerate launch` this runs in every process
-            shutil.rmtree(folder, ignore_errors=True)
-            write_whole(known, json.dumps(settings, indent=2) + "\n")
-        PartialState().wait_for_everyone()  # nobody may write there while it is being cleared
-        return folder, None
+    folder = checkpoint_folder(args.output_dir)
     checkpoint = last_checkpoint(folder)
+    if not args.resume:
+        if checkpoint and not args.restart:
+            raise Problem(
+                f"{folder} holds a stopped run at step {checkpoint_step(checkpoint)}. "
+                "Go on with it by --resume, or drop it by --restart."
+            )
+        return folder, None
     if checkpoint is None:
         raise Problem(f"no checkpoint in {folder} to resume from. Run without --resume.")
-    before = json.loads(known.read_text())
+    before = (read_object(folder / "settings.json") or {}).get("settings", {})
     other = [f"{key} {before.get(key)} → {value}" for key, value in settings.items() if before.get(key) != value]
     if other:
         raise Problem(
             f"the checkpoint in {folder} has other settings ({'; '.join(other)}). "
-            "Give the same options again, or run without --resume."
+            "Give the same options again, or drop it by --restart."
         )
-    # Rows logged after the checkpoint will be logged again.
-    metrics, step = folder / "metrics.jsonl", int(checkpoint.name.split("-")[1])
-    if metrics.exists():
-        write_whole(metrics, "".join(to_line(row) for row in read_jsonl(metrics) if row["step"] <= step))
     return folder, checkpoint
 
 
-def check_output(args: argparse.Namespace, pair: Pair) -> None:
-    """Refuses, before hours of work, a folder that cannot be written or that holds another model's adapter."""
-    config = args.output_dir / "adapter_config.json"
-    if config.exists() and not args.overwrite:
-        base = json.loads(config.read_text()).get("base_model_name_or_path")
-        if base != pair.draft.id:
-            raise Problem(f"{args.output_dir} holds an adapter of {base}. Choose another --output-dir, or --overwrite.")
-    try:
-        args.output_dir.resolve().parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=args.output_dir.resolve().parent):
-            pass
-    except OSError as fault:
-        raise Problem(f"{args.output_dir} cannot be written ({fault.strerror}). Choose another --output-dir.") from None
+def start_checkpoints(folder: Path, settings: dict, resume_from: Path | None) -> str:
+    """Prepares the folder for a training that begins now, and its metrics.jsonl; returns the run_id of the rows there.
+
+    The checkpoints of a run that is dropped stay until here: no option that is refused may cost them.
+    """
+    from accelerate import PartialState
+
+    run_id = ""
+    if PartialState().is_main_process:  # under `accelerate launch` this runs in every process
+        metrics = folder / "metrics.jsonl"
+        if resume_from is None:
+            remove_checkpoints(folder)
+            about = {"command": command(), "settings": settings, "environment": environment()}
+            write_whole(folder / "settings.json", to_json(about, indent=2) + "\n")
+        elif metrics.exists():  # rows logged after the checkpoint will be logged again
+            last = checkpoint_step(resume_from)
+            rows = [row for row in read_jsonl(metrics) if is_header(row) or row["step"] <= last]
+            write_whole(metrics, "".join(map(to_line, rows)))
+        run_id = start_rows(metrics, settings)
+    PartialState().wait_for_everyone()  # nobody may save there while it is being cleared
+    return run_id
 
 
-def check_lengths(rows: list[dict], tokenizer, max_length: int) -> None:
-    filled = sum(row["prompt"] >= max_length for row in token_lengths(rows, tokenizer))
-    if filled == len(rows):
-        raise Problem(
-            f"every prompt fills the maximal length of {max_length} tokens, so no answer is left to learn "
-            "from. Raise --max-length."
-        )
-    if filled:
-        say(f"{filled} rows are left out: their prompts alone fill {max_length} tokens")
+# --- the rows ---------------------------------------------------------------------------------------------------------
+
+
+class Sides:
+    """The rows of a training, tokenized lengths known.
+
+    train, held_out: rows; `dropped` counts those of each side whose prompt alone fills the maximal length (TRL drops them),
+    `cut` the answers that are cut there. longest: tokens of the longest prompt with an answer.
+    """
+
+    def __init__(self, train: list[dict], held_out: list[dict], tokenizer, max_length: int):
+        self.longest = self.cut = 0
+        self.dropped = {}
+        self.train = self._fitting("train", train, tokenizer, max_length)
+        self.held_out = self._fitting("held_out", held_out, tokenizer, max_length)
+        if not self.train or (held_out and not self.held_out):
+            raise Problem(
+                f"every prompt fills the maximal length of {max_length} tokens, so no answer is left to learn from"
+                f"{'' if not self.train else ' on the held-out side'}. Raise --max-length."
+            )
+        dropped = sum(self.dropped.values())
+        if dropped:
+            say(f"{dropped} rows are left out: TRL drops a row whose prompt alone fills --max-length {max_length}")
+        if self.cut:
+            say(f"{self.cut} answers are cut at --max-length {max_length}")
+
+    def _fitting(self, side: str, rows: list[dict], tokenizer, max_length: int) -> list[dict]:
+        lengths = token_lengths(rows, tokenizer)
+        kept = []
+        for row, length in zip(rows, lengths, strict=True):
+            if length["prompt"] >= max_length:
+                continue
+            kept.append(row)
+            totals = [length["prompt"] + length[answer] for answer in ("chosen", "rejected")]
+            self.longest = max(self.longest, *totals)
+            self.cut += sum(total > max_length for total in totals)
+        self.dropped[side] = len(rows) - len(kept)
+        return kept
+
+    def counts(self) -> dict[str, int]:
+        return {"train": len(self.train), "held_out": len(self.held_out)}
 
 
 # --- what a run leaves ------------------------------------------------------------------------------------------------
 
 
-def write_adapter(trainer, args: argparse.Namespace, settings: dict, checkpoints: Path, metrics: dict) -> None:
-    """Writes adapter, tokenizer, metrics, plot and model card beside `output_dir`, then puts them in its place."""
-    target = args.output_dir.resolve()
-    work = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-    try:
-        os.chmod(work, 0o755)
-        as_bf16(trainer.model).save_pretrained(str(work))
-        trainer.processing_class.save_pretrained(str(work))
-        shutil.copy(checkpoints / "metrics.jsonl", work / "metrics.jsonl")
-        put_json({"settings": settings, **metrics, "environment": environment()}, str(work / "metrics.json"))
-        plot(list(read_jsonl(checkpoints / "metrics.jsonl")), work / "training.png")
-        (work / "README.md").write_text(model_card(settings, metrics), encoding="utf-8")
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(work, target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+def write_adapter(trainer, args: argparse.Namespace, settings: dict, checkpoints: Path, metrics: dict) -> Path:
+    """Writes adapter, tokenizer, metrics, curves and model card; returns the folder."""
+    model = as_bf16(trainer.model)
 
+    def fill(folder: Path) -> None:
+        model.save_pretrained(str(folder))
+        trainer.processing_class.save_pretrained(str(folder))
+        shutil.copyfile(checkpoints / "metrics.jsonl", folder / "metrics.jsonl")
+        put_json(metrics, str(folder / "metrics.json"))
+        plot_curves(read_jsonl(folder / "metrics.jsonl"), folder / "training.png", CURVES)
+        (folder / "README.md").write_text(card(settings, metrics), encoding="utf-8")
 
-def as_bf16(model):
-    """Adapter weights train in float32 and ship in bf16: half the size, and the precision the draft runs in."""
-    import torch
-
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.to(torch.bfloat16)
-    return model
-
-
-def plot(rows: list[dict], file: Path) -> None:
-    """Loss and, for preferences, reward margin and accuracy over the steps, a panel each; readable without colour."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    titles = {"loss": "loss", "rewards/margins": "reward margin", "rewards/accuracies": "reward accuracy"}
-    curves = {key: points for key in titles if (points := [(row["step"], row[key]) for row in rows if key in row])}
-    figure, panels = pyplot.subplots(1, len(curves), figsize=(4 * len(curves), 3.5), layout="constrained", squeeze=False)
-    for panel, (key, points) in zip(panels[0], curves.items(), strict=True):
-        title = titles[key]
-        panel.plot(*zip(*points, strict=True), color="black", linewidth=1)
-        panel.set(title=title, xlabel="optimizer step")
-        panel.grid(alpha=0.3)
-    figure.savefig(file, dpi=120)
-    pyplot.close(figure)
+    return write_adapter_folder(args.output_dir, fill)
 
 
 def held_out_line(held_out: dict | None) -> str:
@@ -371,53 +409,42 @@ def held_out_line(held_out: dict | None) -> str:
     return ", ".join(f"{name} {held_out[key]:.3f}" for key, name in named.items() if key in (held_out or {})) or "nothing"
 
 
-def model_card(settings: dict, metrics: dict) -> str:
-    lines = "\n".join(f"| {key} | {value} |" for key, value in settings.items())
-    return f"""\
----
-base_model: {settings["base_model"]}
-library_name: peft
-license: apache-2.0
-tags: [{"sft" if settings["loss"] == "sft" else "dpo"}, trl, lora, speculative-decoding, assistive-technology]
----
-
-# LoRA adapter: a draft for speculative decoding, tuned on assistive-technology {
-        "answers" if settings["loss"] == "sft" else "preference pairs"
-    }
-
-Trained by `train_dpo.py` on {metrics["rows"]["train"]} pairs of `{settings["dataset"]}` ({metrics["rows"]["held_out"]}
+def card(settings: dict, metrics: dict) -> str:
+    data = "answers" if settings["loss"] == "sft" else "preference pairs"
+    rows = metrics["rows"]
+    text = f"""\
+Trained by `train_dpo.py` on {rows["train"]} pairs of `{settings["dataset"]}` ({rows["held_out"]}
 held out) in {metrics["seconds"] / 60:.0f} minutes, {metrics["steps"]} optimizer steps, to draft for
 {settings["verifier"]}. Trainable parameters: {metrics["trainable_parameters"]:,}.
 
 Held out: {held_out_line(metrics["held_out"])}. `metrics.jsonl` has every step, `training.png` the curves.
 
-| setting | value |
-|---|---|
-{lines}
-
-The training data are synthetic (written by a large language model) and English. The adapter changes the speed of
-speculative decoding, never its output: that is the verifier's. It is not meant to answer questions by itself.
-"""
+    {metrics["command"]}"""
+    title = f"LoRA adapter: a draft for speculative decoding, tuned on assistive-technology {data}"
+    return model_card(settings["base_model"], [settings["loss"], "trl", "assistive-technology"], title, text, settings)
 
 
 # --- at the terminal --------------------------------------------------------------------------------------------------
 
 
-def dry_run(args: argparse.Namespace, pair: Pair, train, held_out) -> None:
+def dry_run(args: argparse.Namespace, pair: Pair, tokenizer, sides: Sides) -> None:
     """Two optimizer steps on the first rows; prints what the whole run would take."""
     rows_a_step = args.batch_size * args.gradient_accumulation
-    steps = args.max_steps or -(-len(train) // rows_a_step) * args.epochs
-    few = train.select(range(min(2 * rows_a_step, len(train))))
+    steps = args.max_steps or -(-len(sides.train) // rows_a_step) * args.epochs
+    counts, everything = sides.counts(), sides.train
+    sides.train, sides.held_out = everything[: 2 * rows_a_step], []
     with tempfile.TemporaryDirectory() as nowhere:
         started = time.perf_counter()
-        trainer = make_trainer(args, pair, Path(nowhere), few, None, max_steps=2)
+        trainer = make_trainer(args, pair, tokenizer, Path(nowhere), sides, max_steps=2)
         prepared = time.perf_counter()
         trainer.train()
         stepped = time.perf_counter()
     step_seconds = (stepped - prepared) / 2
     memory = peak_memory_bytes()
     summary = {
-        "rows": {"train": len(train), "held_out": len(held_out)},
+        **provenance(settings_of(args, pair)),
+        "rows": counts,
+        "dropped_by_max_length": sides.dropped,
         "steps": steps,
         "seconds_per_step": step_seconds,
         "estimated_seconds": step_seconds * steps,
@@ -425,95 +452,129 @@ def dry_run(args: argparse.Namespace, pair: Pair, train, held_out) -> None:
         "peak_memory_bytes": memory,
         "trainable_parameters": trainable_parameters(trainer.model)[0],
     }
+    if args.json:
+        put_json(summary, args.json)
     say(
-        f"the full run: {len(train)} rows ({len(held_out)} held out), {steps} steps of {rows_a_step} pairs, "
+        f"the full run: {counts['train']} rows ({counts['held_out']} held out), {steps} steps of {rows_a_step} pairs, "
         f"{step_seconds:.1f} s a step, about {step_seconds * steps / 60:.0f} minutes and "
         f"{(memory['gpu'] or memory['resident']) / 2**30:.1f} GiB. Nothing was written."
     )
-    if args.json:
-        put_json(summary, args.json)
 
 
-def train(args: argparse.Namespace, pair: Pair, train_rows, held_out) -> int:
+def train(args: argparse.Namespace, pair: Pair, tokenizer, sides: Sides) -> int:
     settings = settings_of(args, pair)
-    check_output(args, pair)
-    checkpoints, resume_from = prepare_checkpoints(args, settings)
-    trainer = make_trainer(args, pair, checkpoints, train_rows, held_out if len(held_out) else None, args.max_steps)
-    trainer.add_callback(row_writer(checkpoints / "metrics.jsonl"))
-    ctrl_c = stop_on_ctrl_c()
-    trainer.add_callback(ctrl_c)
+    checkpoints, resume_from = find_checkpoint(args, settings)
+    trainer = make_trainer(args, pair, tokenizer, checkpoints, sides, args.max_steps)
+    run_id = start_checkpoints(checkpoints, settings, resume_from)
+    on_signal = stop_on_signal()
+    for callback in (row_writer(checkpoints / "metrics.jsonl", run_id), stop_at_nan(), on_signal):
+        trainer.add_callback(callback)
     started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=resume_from and str(resume_from))
-    if ctrl_c.stopped:
+    try:
+        with on_signal.listening():
+            trainer.train(resume_from_checkpoint=resume_from and str(resume_from))
+    except (OSError, RuntimeError) as error:
+        if not is_full(error):
+            raise
+        raise Problem(f"no space left in {checkpoints}; the last whole checkpoint is kept. Free some, then --resume.") from None
+    if on_signal.number is not None:
         say("stopped; the checkpoint is safe. Go on with the same options and --resume.")
-        return 130
+        return 128 + on_signal.number
     seconds = time.perf_counter() - started
-    held_out_metrics = trainer.evaluate() if len(held_out) else None
+    held_out = trainer.evaluate() if sides.held_out else None
+    if not answers_finite(trainer.model) or not math.isfinite((held_out or {}).get("eval_loss", 0.0)):
+        raise Problem("the logits are not finite after the training, so no adapter was written. Lower --learning-rate.")
     metrics = {
-        "rows": {"train": len(train_rows), "held_out": len(held_out)},
+        "command": command(),
+        "settings": settings,
+        "environment": environment(),
+        "rows": sides.counts(),
+        "dropped_by_max_length": sides.dropped,
         "steps": trainer.state.global_step,
         "seconds": seconds,
         "resumed": resume_from is not None,
         "trainable_parameters": trainable_parameters(trainer.model)[0],
-        "held_out": held_out_metrics,
+        "held_out": held_out,
         "peak_memory_bytes": peak_memory_bytes(),
     }
     if trainer.is_world_process_zero():
-        write_adapter(trainer, args, settings, checkpoints, metrics)
-        say(f"adapter, metrics and plot are in {args.output_dir}")
-        if held_out_metrics:
-            say("held out: " + held_out_line(held_out_metrics))
-        if args.json:
-            put_json(metrics, args.json)
+        finish(trainer, args, settings, checkpoints, metrics)
     return 0
+
+
+def finish(trainer, args: argparse.Namespace, settings: dict, checkpoints: Path, metrics: dict) -> None:
+    """Writes the adapter and the metrics; then the checkpoints have done their part."""
+    write_adapter(trainer, args, settings, checkpoints, metrics)
+    if args.json:
+        put_json(metrics, args.json)
+    remove_checkpoints(checkpoints)
+    say(f"adapter, metrics and plot are in {args.output_dir}")
+    if metrics["held_out"]:
+        say("held out: " + held_out_line(metrics["held_out"]))
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dry-run", action="store_true", help="plan, two steps, estimates; writes nothing")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the same settings")
+    parser.add_argument("--restart", action="store_true", help="drop the checkpoints of a stopped run and start over")
     parser.add_argument("--output-dir", type=Path, default=Path("final_adapter"), help="(default ./final_adapter)")
     parser.add_argument("--overwrite", action="store_true", help="replace an adapter of another base model")
     add_dataset_arguments(parser)
     parser.add_argument("--eval-fraction", type=float, default=0.05, help="share of prompts held out (default 0.05)")
-    parser.add_argument("--lora-r", type=int, default=16, help="(default 16)")
-    parser.add_argument("--lora-alpha", type=int, default=32, help="(default 32)")
+    parser.add_argument("--lora-r", type=positive_int, default=16, help="(default 16)")
+    parser.add_argument("--lora-alpha", type=positive_int, default=32, help="(default 32)")
     parser.add_argument("--lora-dropout", type=float, default=0.0, help="(default 0)")
     parser.add_argument("--target-modules", nargs="+", metavar="NAME", help="(default: every linear layer but the output)")
-    parser.add_argument("--beta", type=float, default=0.1, help="DPO's β (default 0.1)")
+    parser.add_argument("--beta", type=positive_float, default=0.1, help="DPO's β (default 0.1)")
     parser.add_argument(
         "--loss",
-        choices=("sigmoid", "sft"),
-        default="sigmoid",
-        help="sigmoid is DPO (default); sft, a control, is likelihood of the chosen answers alone",
+        choices=("dpo", "sft"),
+        default="dpo",
+        help="dpo (default); sft, a control, is likelihood of the chosen answers alone",
     )
     parser.add_argument("--balance", metavar="FIELD", help="train on equally many rows of every value of FIELD: query_type")
-    parser.add_argument("--epochs", type=int, default=2, help="(default 2)")
-    parser.add_argument("--max-steps", type=int, metavar="N", help="N optimizer steps instead of whole epochs")
-    parser.add_argument("--batch-size", type=int, default=2, help="pairs per device and forward (default 2)")
-    parser.add_argument("--gradient-accumulation", type=int, default=8, help="forwards per step (default 8)")
-    parser.add_argument("--learning-rate", type=float, default=5e-5, help="peak of the cosine (default 5e-5)")
-    parser.add_argument("--warmup", type=float, default=0.05, help="share of steps, or steps if 1 or more (default 0.05)")
-    parser.add_argument("--save-steps", type=int, default=10, help="steps between checkpoints (default 10)")
+    parser.add_argument("--epochs", type=positive_int, default=2, help="(default 2)")
+    parser.add_argument("--max-steps", type=positive_int, metavar="N", help="N optimizer steps instead of whole epochs")
+    parser.add_argument("--batch-size", type=positive_int, default=2, help="pairs per device and forward (default 2)")
+    parser.add_argument("--gradient-accumulation", type=positive_int, default=8, help="forwards per step (default 8)")
+    parser.add_argument("--learning-rate", type=positive_float, default=5e-5, help="peak of the cosine (default 5e-5)")
+    parser.add_argument(
+        "--warmup", type=float_from_zero, default=0.05, help="share of steps, or steps if 1 or more (default 0.05)"
+    )
+    parser.add_argument("--save-steps", type=positive_int, default=10, help="steps between checkpoints (default 10)")
     parser.add_argument("--report-to", default="none", choices=("none", "trackio", "tensorboard", "wandb"))
-    parser.add_argument("--json", metavar="FILE", help="write the figures as JSON to FILE, or - for stdout")
+    parser.add_argument("--json", metavar="FILE", help="write the metrics as JSON to FILE, or - for stdout")
     add_model_arguments(parser)
     return parser.parse_args()
 
 
-def main() -> int | None:
-    args = parse_arguments()
+def check_options(args: argparse.Namespace) -> None:
+    """Refuses what cannot train, before anything is read or loaded."""
     if not 0 <= args.eval_fraction < 1:
         raise Problem("--eval-fraction must lie in [0, 1).")
-    if args.max_steps is not None and args.max_steps < 1:
-        raise Problem("--max-steps must be at least 1.")
-    rows = read_pairs(args.dataset)
+    if not 0 <= args.lora_dropout < 1:
+        raise Problem("--lora-dropout must lie in [0, 1).")
+    if args.max_length < 2:
+        raise Problem("--max-length must be at least 2: one token of the prompt, one of the answer.")
+    if args.resume and args.restart:
+        raise Problem("--resume goes on with a stopped run and --restart drops it. Give one of them.")
+    check_outputs(args.json, inputs=[args.dataset])
+
+
+def main() -> int | None:
+    args = parse_arguments()
+    check_options(args)
+    pairs = read_pairs(args.dataset)
+    train_rows, held_out = training_rows(pairs, args.eval_fraction, args.seed, args.balance)
     pair = choose_pair(args)
-    check_lengths(rows, training_tokenizer(pair), args.max_length)
-    train_rows, held_out = load_preference_dataset(args.dataset, args.eval_fraction, args.seed, args.balance)
+    if not args.dry_run:
+        check_output_dir(args.output_dir, base_model(pair), args.overwrite)
+    tokenizer = training_tokenizer(pair)
+    sides = Sides(train_rows, held_out, tokenizer, args.max_length)
     if args.dry_run:
-        return dry_run(args, pair, train_rows, held_out)
-    return train(args, pair, train_rows, held_out)
+        return dry_run(args, pair, tokenizer, sides)
+    return train(args, pair, tokenizer, sides)
 
 
 if __name__ == "__main__":

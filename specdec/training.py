@@ -6,6 +6,7 @@ with its settings; a folder with anything else in it is a person's own and is re
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -16,6 +17,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from specdec.adapters import same_model
+from specdec.files import try_folder
 from specdec.provenance import ROOT
 from specdec.terminal import Problem, say
 
@@ -84,6 +87,17 @@ def trainable_parameters(model) -> tuple[int, int]:
     return model.get_nb_trainable_parameters()
 
 
+def lora_parameters(model: nn.Module, targets: list[str], rank: int) -> int:
+    """How many weights LoRA of this rank adds to the linear layers of these last names."""
+    count = 0
+    for name, module in model.named_modules():
+        if name.rsplit(".", 1)[-1] in targets and hasattr(module, "weight"):
+            inputs = getattr(module, "in_features", module.weight.shape[0])  # GPT-2's Conv1D has its shape alone
+            outputs = getattr(module, "out_features", module.weight.shape[-1])
+            count += rank * (inputs + outputs)
+    return count
+
+
 def as_bf16(model: nn.Module) -> nn.Module:
     """Adapter weights train in float32 and ship in bf16: half the size, and the precision the draft runs in.
 
@@ -92,12 +106,100 @@ def as_bf16(model: nn.Module) -> nn.Module:
     """
     import torch
 
-    for name, parameter in model.named_parameters():
+    bad = not_finite(model)
+    if bad:
+        raise Problem(f"{bad} is not finite after the training, so no adapter was written. Lower --learning-rate.")
+    for parameter in model.parameters():
         if parameter.requires_grad:
-            if not parameter.isfinite().all():
-                raise Problem(f"{name} is not finite after training. Lower --learning-rate.")
             parameter.data = parameter.data.to(torch.bfloat16)
     return model
+
+
+def not_finite(model: nn.Module) -> str | None:
+    """The name of a trained weight that holds NaN or an infinity; None if all are finite."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and not parameter.isfinite().all():
+            return name
+    return None
+
+
+def answers_finite(model) -> bool:
+    """Whether the logits for a few tokens are finite: weights can be finite and yet so large that the logits are not."""
+    import torch
+
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        logits = model(input_ids=torch.arange(8, device=model.device)[None]).logits
+    model.train(training)
+    return bool(logits.isfinite().all())
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+HEAD_COLUMNS = 32768  # TRL computes the log-probabilities of so many tokens of the vocabulary at once, not of all
+
+
+def memory_needed(model, lora_weights: int, sequences: int, length: int, recomputed: bool = False) -> dict[str, int]:
+    """Bytes that a training step takes, by what takes them, for [sequences, length] tokens at once.
+
+    An estimate from shapes. Activations: what autograd keeps of a Llama-like layer with LoRA on all its linear layers,
+    counted by torch.autograd.graph.saved_tensors_hooks. `recomputed`: gradient checkpointing keeps a layer's input alone.
+    The output layer: on a CPU TRL's backward pass holds ten float32 copies of [tokens, HEAD_COLUMNS] at its peak, on a GPU
+    its kernel works in two.
+    """
+    config = model.config.get_text_config()
+    hidden = config.hidden_size
+    inner = getattr(config, "intermediate_size", None) or 4 * hidden
+    tokens = sequences * length
+    per_token = 32 * hidden + 16 * inner + 4 * config.num_attention_heads * length
+    if model.dtype.itemsize == 2:  # LoRA's inputs are float32 all the same
+        per_token = 29 * hidden + 9 * inner + 6 * config.num_attention_heads * length
+    layers = config.num_hidden_layers
+    kept = 2 * hidden * layers + per_token if recomputed else per_token * layers
+    copies = 10 if model.device.type == "cpu" else 2
+    return {
+        "weights": sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()),
+        "adapter": 16 * lora_weights,  # float32: the weight, its gradient and Adam's two moments
+        "activations": tokens * kept,
+        "output_layer": copies * tokens * min(config.vocab_size, HEAD_COLUMNS) * 4,
+    }
+
+
+def free_memory() -> int:
+    """Bytes that this process may still take: of the GPU, else of the machine, within its control group's limit."""
+    import psutil
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0]
+    free = psutil.virtual_memory().available
+    group = Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, ValueError):  # no such limit
+        limit = int((group / "memory.max").read_text())
+        used = int((group / "memory.current").read_text())
+        stat = (group / "memory.stat").read_text().split()
+        free = min(free, limit - used + int(stat[stat.index("file") + 1]))  # cached files give way
+    return free
+
+
+def check_memory(needed: dict[str, int], free: int, remedy: str) -> None:
+    """Says how much memory a training takes.
+
+    Raises:
+        Problem: there is less.
+    """
+    total = sum(needed.values())
+    parts = ", ".join(f"{name.replace('_', ' ')} {gibibytes(size)}" for name, size in needed.items())
+    if total > free:
+        raise Problem(
+            f"the training takes about {gibibytes(total)} GiB of memory ({parts}) and {gibibytes(free)} are free. {remedy}"
+        )
+    say(f"memory: about {gibibytes(total)} GiB at the longest rows ({parts}); {gibibytes(free)} are free")
+
+
+def gibibytes(size: int) -> str:
+    return f"{size / 2**30:.1f}"
 
 
 # --- where a run leaves its files -------------------------------------------------------------------------------------
@@ -111,6 +213,35 @@ def checkpoint_folder(output_dir: Path) -> Path:
     whole = output_dir.resolve()
     digest = hashlib.sha256(os.path.relpath(whole).encode(errors="surrogateescape")).hexdigest()[:8]
     return CHECKPOINTS / f"{whole.name}-{digest}"
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint of transformers' Trainer, which writes trainer_state.json last."""
+    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json") if read_object(path)]
+    return max(whole, key=checkpoint_step, default=None)
+
+
+def checkpoint_step(checkpoint: Path) -> int:
+    return int(checkpoint.name.split("-")[1])
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Removes what a training left in its folder of checkpoints, and the folder if nothing else is in it."""
+    for path in folder.glob("checkpoint-*"):
+        shutil.rmtree(path)
+    for name in ("settings.json", "metrics.jsonl", "README.md"):  # the last is TRL's
+        (folder / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def read_object(file: Path) -> dict | None:
+    """The JSON object in `file`; None if there is none."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def not_ours(folder: Path) -> str | None:
@@ -131,11 +262,8 @@ def not_ours(folder: Path) -> str | None:
 
 def _settings(folder: Path) -> dict | None:
     """What an adapter's metrics.json says of how it was trained."""
-    try:
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return metrics.get("settings") or metrics.get("conditions") if isinstance(metrics, dict) else None
+    metrics = read_object(folder / "metrics.json") or {}
+    return metrics.get("settings") or metrics.get("conditions")
 
 
 def check_output_dir(output_dir: Path, base_model: str, overwrite: bool) -> None:
@@ -155,22 +283,13 @@ def check_output_dir(output_dir: Path, base_model: str, overwrite: bool) -> None
     if folder.is_mount():  # it cannot be renamed, so an adapter could not be put in its place at once
         raise Problem(f"{output_dir} is a mounted disk. Name a folder in it, such as {output_dir / 'adapter'}.")
     if _settings(folder) and not overwrite:
-        before = _base_model(folder)
-        if before != base_model:
+        before = (read_object(folder / "adapter_config.json") or {}).get("base_model_name_or_path")
+        if not same_model(before, base_model):
             raise Problem(f"{output_dir} holds an adapter of {before}. Choose another --output-dir, or --overwrite.")
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent):
-            pass
-    except OSError as reason:
-        raise Problem(f"{output_dir} cannot be written ({reason.strerror}). Choose another --output-dir.") from None
-
-
-def _base_model(folder: Path) -> str | None:
-    try:
-        return json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError):
-        return None
+        try_folder(folder.parent)
+    except OSError as error:
+        raise Problem(f"{output_dir} cannot be written ({error.strerror}). Choose another --output-dir.") from None
 
 
 def write_adapter_folder(output_dir: Path, fill: Callable[[Path], None]) -> Path:
@@ -183,13 +302,14 @@ def write_adapter_folder(output_dir: Path, fill: Callable[[Path], None]) -> Path
         Problem: no space, or the exchange failed; its line says where the adapter is then.
     """
     folder = output_dir.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         work.chmod(0o777 & ~_umask())
         fill(work)
-    except BaseException as reason:
+    except BaseException as error:
         shutil.rmtree(work, ignore_errors=True)
-        if is_full(reason):
+        if is_full(error):
             raise Problem(f"no space left to write {output_dir}. Free some, then go on with --resume.") from None
         raise
     if not_ours(folder):
@@ -198,8 +318,8 @@ def write_adapter_folder(output_dir: Path, fill: Callable[[Path], None]) -> Path
         folder = beside
     try:
         _exchange(work, folder)
-    except OSError as reason:
-        raise Problem(f"{output_dir} could not be replaced ({reason.strerror}). The adapter is in {work}.") from None
+    except OSError as error:
+        raise Problem(f"{output_dir} could not be replaced ({error.strerror}). The adapter is in {work}.") from None
     return folder
 
 
@@ -227,8 +347,10 @@ def _umask() -> int:
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error says that the disk is full; safetensors and torch wrap the system's own in theirs."""
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(error)
+    """Whether an error says that the disk is full; safetensors and torch.save put words of their own around the system's."""
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    return any(words in str(error) for words in ("No space left", "os error 28", "unexpected pos"))
 
 
 # --- what a run tells -------------------------------------------------------------------------------------------------
