@@ -84,9 +84,10 @@ def speed() -> str:
     """The page's one table."""
     result = load(SPEED)
     conditions = result["conditions"]
+    medians = f"Medians over {conditions['prompts']} prompts, {conditions['max_new_tokens']} new tokens"
     return (
-        f"{table(HEADER, speed_rows(result, SHORT))}\n\nMedians over {conditions['prompts']} prompts, "
-        f"{conditions['max_new_tokens']} new tokens, temperature {conditions['temperature']}. {hardware([result['environment']])}"
+        f"{table(HEADER, speed_rows(result, SHORT))}\n\n{medians}, temperature {conditions['temperature']}. "
+        f"{hardware([result['environment']])}"
     )
 
 
