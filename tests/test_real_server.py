@@ -1,4 +1,4 @@
-"""The API road against a real OpenAI-compatible server: llama.cpp's, on loopback, with SmolLM2's GGUF file.
+"""The way by an API against a real OpenAI-compatible server: llama.cpp's, on loopback, with SmolLM2's GGUF file.
 
 Outside CI: runs where `pip install xllamacpp` was done (llama.cpp in prebuilt wheels, with its server).
 """
@@ -25,7 +25,7 @@ def server(tmp_path, monkeypatch):
 
 
 def test_pairs_from_a_real_server(cli, server, tmp_path):
-    """Structured output arrives, is written row by row, and a second run asks for what is missing alone."""
+    """A structured answer arrives, is written row by row, and a second run asks for what is missing alone."""
     raw = tmp_path / "raw.jsonl"
     options = ("--output", raw, "--base-url", f"{server}/v1", "--model", "smollm2", "--concurrency", 2)
     status, _, err = cli(data_generation, "--rows", 2, *options)
