@@ -35,33 +35,35 @@ from pathlib import Path
 
 from specdec.adapters import adapter_digest, describe_adapter, discover_adapters
 from specdec.alignment import draft_probs, overlap_and_kept, verifier_probs
-from specdec.answers import UNLESS_GIVEN, digest_of, prompt_ids, read_answers
+from specdec.answers import answers_to, digest_of, prompt_ids
 from specdec.comparison import (
     LIVE_KEYS,
     PAIRED_KEYS,
     Measured,
-    Values,
     agreement,
     compare_drafts,
     joined,
     live_means,
+    means_by_group,
+    memory_bound_speedup,
     pick,
     replayed,
+    shared_mass,
 )
 from specdec.engine import Engine
 from specdec.files import append_jsonl, read_jsonl
 from specdec.intervals import RESAMPLES
 from specdec.models import Pair, add_model_arguments, choose_pair, load_pretrained
-from specdec.provenance import portable, provenance, read_headers, start_rows
+from specdec.provenance import portable, provenance, start_rows
 from specdec.sampling import Settings, add_sampling_arguments, read_settings
 from specdec.terminal import Problem, check_outputs, positive_int, put_json, run, say
-from specdec.theory import speedup
 from specdec.trace import block_row, summarize
 from speculative_decode import load_drafter, named_drafts, run_prompt
 
 LONGEST_K = 8  # the report's largest draft length
 GOELS_K = (3, 5)  # the draft lengths of study 2, which reports τ and the memory-bound speed-up
 PROMPT_FILES = ("domains/study0.jsonl", "domains/at.jsonl", "domains/general.jsonl")
+NOT_OF_THE_PROMPT = ("temperature", "top_p", "token_ids", "probs", "seed", "run_id", "tools", "messages")  # of an answer's row
 LIVE_METRICS = ("acceptance_rate", "expected_acceptance", "block_efficiency", "tokens_per_second")
 
 
@@ -125,38 +127,6 @@ def parameters(pair: Pair) -> dict[str, int]:
 # --- paired -----------------------------------------------------------------------------------------------------------
 
 
-def stored_answers(args: argparse.Namespace, pair: Pair, settings: Settings) -> tuple[list[dict], dict]:
-    """The stored answers to --prompts under these settings, and the conditions that they add (a system prompt, no template).
-
-    Raises:
-        Problem: the answers are of another verifier, length, temperature or top-p, or there are none to these prompts.
-    """
-    if settings.top_k:
-        raise Problem("--top-k: answers are sampled without it. Leave it at 0.")
-    answers = read_answers(
-        args.answers, verifier=pair.verifier.id, quantization=pair.quantization, max_new_tokens=settings.max_new_tokens
-    )
-    wanted = {row["prompt"] for row in chosen_prompts(args)}
-    sampled_at = sorted({(row["temperature"], row["top_p"]) for row in answers})
-    if answers and (settings.temperature, settings.top_p) not in sampled_at:
-        stored = "; ".join(f"temperature {temperature}, top-p {top_p}" for temperature, top_p in sampled_at)
-        raise Problem(
-            f"{args.answers} holds answers at {stored}; none at temperature {settings.temperature}, top-p {settings.top_p}. "
-            "Give the same options, or generate_answers.py --output ANOTHER with these."
-        )
-    found = []
-    for row in answers:
-        if row["prompt"] in wanted and (row["temperature"], row["top_p"]) == (settings.temperature, settings.top_p):
-            found.append(row)
-    missing = len(wanted - {row["prompt"] for row in found})
-    if not found:
-        raise Problem(f"none of the {len(wanted)} prompts has an answer in {args.answers}. Run generate_answers.py on them.")
-    if missing:
-        say(f"{missing} of {len(wanted)} prompts have no answer in {args.answers}; generate_answers.py makes them")
-    header = next(iter(read_headers(args.answers).values()))
-    return found, {name: header["conditions"][name] for name in UNLESS_GIVEN if name in header["conditions"]}
-
-
 def paired(args: argparse.Namespace) -> None:
     """Computes, for every stored answer and every draft, Σ_x min(p, q) at the answer's positions.
 
@@ -169,7 +139,10 @@ def paired(args: argparse.Namespace) -> None:
 
     settings, pair = read_settings(args), choose_pair(args)
     drafts = chosen_drafts(args.drafts, pair)
-    answers, prompted = stored_answers(args, pair, settings)
+    if settings.top_k:
+        raise Problem("--top-k: answers are sampled without it. Leave it at 0.")
+    prompts = {row["prompt"] for row in chosen_prompts(args)}
+    answers, prompted = answers_to(prompts, args.answers, pair, settings)
     conditions = {**conditions_of(pair, settings, drafts, without=("k",)), **prompted}
     file = args.results_dir / "paired.jsonl"
     finished = {}
@@ -192,11 +165,8 @@ def paired(args: argparse.Namespace) -> None:
     with torch.inference_mode():
         for row, digest, missing in tqdm(todo, desc="paired", unit="prompt"):
             measured = measure(engine, {name: models[name] for name in missing}, row, settings, prompted)
-            kept_of_row = {name: value for name, value in row.items() if name not in NOT_OF_THE_PROMPT}
-            append_jsonl(file, {**kept_of_row, "answer": digest, **measured, "run_id": run_id})
-
-
-NOT_OF_THE_PROMPT = ("temperature", "top_p", "token_ids", "probs", "seed", "run_id", "tools", "messages")
+            prompt = {name: value for name, value in row.items() if name not in NOT_OF_THE_PROMPT}
+            append_jsonl(file, {**prompt, "answer": digest, **measured, "run_id": run_id})
 
 
 def measure(engine: Engine, models: dict, row: dict, settings: Settings, prompted: dict) -> dict:
@@ -273,7 +243,7 @@ def report(args: argparse.Namespace) -> None:
     """Writes the statistics of `paired`, and of `live` where it was run, to acceptance.json."""
     found = Measured(args.results_dir / "paired.jsonl", PAIRED_KEYS)
     measured_live = Measured(
-        args.results_dir / "live.jsonl", LIVE_KEYS, {**found.conditions, "k": args.k, **found_drafts(found)}
+        args.results_dir / "live.jsonl", LIVE_KEYS, {**found.conditions, "k": args.k, "adapters": found.adapters}
     )
     if args.prompts:
         wanted = {row["prompt"] for row in chosen_prompts(args)}
@@ -284,11 +254,10 @@ def report(args: argparse.Namespace) -> None:
     length = found.conditions["max_new_tokens"]
     replays = {k: replayed(rows, k, length) for k in {*range(1, LONGEST_K + 1), args.k}}
     counts = next((header["parameters"] for header in found.headers.values() if header.get("parameters")), None)
-    drafts = {name: path and describe_adapter(path) for name, path in {**found.drafts, **measured_live.drafts}.items()}
     result = {
         **provenance({**found.conditions, "k": args.k, "seed": args.seed, "resamples": RESAMPLES}),
         "measured": {"paired": found.environments(), "live": measured_live.environments()},
-        "drafts": drafts,
+        "drafts": {name: described(path, found.adapters[name]) for name, path in found.drafts.items()},
         "adapters": found.adapters,
         "parameters": counts,
         "paired": compare_drafts([(row, row["overlap"]) for row in rows], args.seed),
@@ -311,27 +280,15 @@ def report(args: argparse.Namespace) -> None:
     print_changes(result["paired"])
 
 
-def found_drafts(measured: Measured) -> dict:
-    return {"drafts": measured.drafts, "adapters": measured.adapters}
-
-
-def means_by_group(values: Values) -> dict[str, dict[str, float]]:
-    return {group: found["means"] for group, found in compare_drafts(values, seed=0).items()}
-
-
-def shared_mass(rows: list[dict]) -> dict[str, float | None]:
-    """Per group the verifier's mean mass on the tokens that both vocabularies name: the ceiling of Σ min(p, q)."""
-    known = [(row, {"verifier": row["shared_mass"]}) for row in rows if row.get("shared_mass") is not None]
-    return {group: found["means"]["verifier"] for group, found in compare_drafts(known, seed=0).items()}
-
-
-def memory_bound_speedup(values: Values, k: int, counts: dict | None, seed: int) -> dict | None:
-    """MBSU of Goel et al. 2024, with c by the number of parameters; None where rows do not tell it."""
-    if counts is None:
+def described(path: str | None, digest: str | None) -> dict | None:
+    """The settings of a draft's training; its path alone where another adapter lies there now. None for the base draft."""
+    if path is None:
         return None
-    c = counts["draft"] / counts["verifier"]
-    factors = [(row, {name: speedup(tau, k, c) for name, tau in drafts.items()}) for row, drafts in values]
-    return compare_drafts(factors, seed)
+    weights = Path(path) / "adapter_model.safetensors"
+    if weights.exists() and adapter_digest(path) != digest:
+        say(f"the adapter at {path} is another one than was measured, so the report does not describe it")
+        return {"path": path}
+    return describe_adapter(path)
 
 
 def print_changes(groups: dict) -> None:

@@ -5,12 +5,13 @@ generator of its own, seeded by --seed and the prompt, so an answer depends neit
 resumed. Rows are appended to OUTPUT as a batch ends, behind a header row with the command, the conditions and the machine;
 a file of other conditions is refused. `specdec.answers` says what a row holds and reads it.
 
-A prompt file's rows are kept whole. Rows with "messages" or "tools" go through the verifier's chat template with them.
+A prompt file's rows are kept whole, but for answers of others in them (chosen, rejected). Rows with "messages" or "tools" go
+through the verifier's chat template with them.
 
 With --top-probs N the N most probable tokens at every position, and their probabilities, go to the cache folder: what
 white-box distillation learns from, without asking the verifier again.
 
-Several processes (accelerate launch, torchrun) share the work, and the file is that of one process.
+Several processes share the work, and the file is that of one process: torchrun --nproc-per-node 2 generate_answers.py …
 
     python generate_answers.py --prompts dpo_clean.jsonl --limit 300 --top-probs 128 --output answers/at.jsonl
     python generate_answers.py --prompts domains/study0.jsonl domains/at.jsonl domains/general.jsonl \\
@@ -98,7 +99,10 @@ def sample_batch(
 
 def all_work(args: argparse.Namespace) -> list[Work]:
     """Every answer asked for, once, in an order drawn by --seed, so that any part of it is a sample of the prompts."""
-    rows = [row for file in args.prompts for row in read_jsonl(file, required=("prompt",))]
+    rows = []
+    for file in args.prompts:
+        for row in read_jsonl(file, required=("prompt",)):
+            rows.append({name: value for name, value in row.items() if name not in ("chosen", "rejected")})
     random.Random(args.seed).shuffle(rows)
     work: dict[tuple, Work] = {}
     for row in rows[: args.limit]:

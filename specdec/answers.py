@@ -17,16 +17,16 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from specdec.files import BadLine
 from specdec.models import token_ids
-from specdec.provenance import read_row_file
-from specdec.terminal import Problem
+from specdec.provenance import read_headers, read_row_file
+from specdec.terminal import Problem, say
 from specdec.weights import cache_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from specdec.engine import Engine
+    from specdec.models import Pair
     from specdec.sampling import Settings
 
 UNLESS_GIVEN = {"system": None, "raw": False}  # conditions that a header leaves out
@@ -62,14 +62,14 @@ def read_answers(file: Path, **expected) -> list[dict]:
         headers, rows = read_row_file(file, required=("prompt",))
     except FileNotFoundError:
         raise Problem(f"no answers at {file}. Make them with generate_answers.py --output {file}.") from None
-    except BadLine as reason:
-        raise Problem(f"{reason}. Fix or delete that line; the other answers are kept.") from None
     if rows and not headers:
         raise Problem(f"{file} does not say of which verifier its answers are. Make it with generate_answers.py.")
-    verifier = ""
+    conditions: dict = {}
     for header in headers.values():
         found = {**UNLESS_GIVEN, **header["conditions"]}
-        verifier = found.get("verifier", "")
+        conditions = conditions or found
+        if found != conditions:
+            raise Problem(f"{file} holds answers of several conditions. Keep the rows of one run_id and its header alone.")
         for name, value in expected.items():
             if found.get(name) != value:
                 raise Problem(
@@ -81,9 +81,39 @@ def read_answers(file: Path, **expected) -> list[dict]:
             raise Problem(f"{file}: answer {number} has no token_ids. Delete that line and run generate_answers.py again.")
         if missing := {"temperature", "top_p"} - row.keys():
             raise Problem(f"{file}: answer {number} has no {min(missing)}. Delete that line and run generate_answers.py again.")
-        if row.get("probs") and row["probs"] != digest_of(verifier, row):
+        if row.get("probs") and row["probs"] != digest_of(conditions["verifier"], row):
             raise Problem(f"{file}: the probabilities of answer {number} are of another answer. Generate the answers again.")
     return rows
+
+
+def answers_to(prompts: set[str], file: Path, pair: Pair, settings: Settings) -> tuple[list[dict], dict]:
+    """The answers in `file` to these prompts by the pair's verifier under these settings; says how many are missing.
+
+    Returns:
+        The rows, and those of their conditions that `prompt_ids` takes: system and raw, where they were given.
+
+    Raises:
+        Problem: as `read_answers`, or there is no answer to any of the prompts at this temperature and top-p.
+    """
+    stored = read_answers(
+        file, verifier=pair.verifier.id, quantization=pair.quantization, max_new_tokens=settings.max_new_tokens
+    )
+    wanted = (settings.temperature, settings.top_p)
+    sampled_at = sorted({(row["temperature"], row["top_p"]) for row in stored})
+    if stored and wanted not in sampled_at:
+        others = "; ".join(f"temperature {temperature}, top-p {top_p}" for temperature, top_p in sampled_at)
+        raise Problem(
+            f"{file} holds answers at {others}; none at temperature {wanted[0]}, top-p {wanted[1]}. "
+            "Give the same options, or answer the prompts with these by generate_answers.py."
+        )
+    found = [row for row in stored if row["prompt"] in prompts and (row["temperature"], row["top_p"]) == wanted]
+    missing = len(prompts - {row["prompt"] for row in found})
+    if not found:
+        raise Problem(f"none of the {len(prompts)} prompts has an answer in {file}. Run generate_answers.py on them.")
+    if missing:
+        say(f"{missing} of {len(prompts)} prompts have no answer in {file}; generate_answers.py makes them")
+    conditions = next(iter(read_headers(file).values()))["conditions"]
+    return found, {name: conditions[name] for name in UNLESS_GIVEN if name in conditions}
 
 
 def read_probs(digest: str) -> tuple[Tensor, Tensor]:

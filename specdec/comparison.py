@@ -12,7 +12,7 @@ from pathlib import Path
 from specdec.intervals import mean_with_interval
 from specdec.provenance import read_row_file
 from specdec.terminal import Problem, say
-from specdec.theory import expected_blocks
+from specdec.theory import expected_blocks, speedup
 
 PAIRED_KEYS, LIVE_KEYS = ("overlap", "kept"), ("draft", "seed", "blocks")  # what a row of either step must hold
 VARY = ("drafts", "adapters")  # conditions of a run that need not be those of the others: it may measure other drafts
@@ -146,6 +146,25 @@ def compare_drafts(values: Values, seed: int, groups_of: Callable[[dict], list[s
             "changes": changes,
         }
     return result
+
+
+def means_by_group(values: Values) -> dict[str, dict[str, float]]:
+    return {group: found["means"] for group, found in compare_drafts(values, seed=0).items()}
+
+
+def shared_mass(rows: list[dict]) -> dict[str, float | None]:
+    """Per group the verifier's mean mass on the tokens that both vocabularies name: the ceiling of Σ min(p, q)."""
+    known = [(row, {"verifier": row["shared_mass"]}) for row in rows if row.get("shared_mass") is not None]
+    return {group: found["means"]["verifier"] for group, found in compare_drafts(known, seed=0).items()}
+
+
+def memory_bound_speedup(values: Values, k: int, counts: dict | None, seed: int) -> dict | None:
+    """MBSU of Goel et al. 2024, with c by the number of parameters; None where rows do not tell it."""
+    if counts is None:
+        return None
+    c = counts["draft"] / counts["verifier"]
+    factors = [(row, {name: speedup(tau, k, c) for name, tau in drafts.items()}) for row, drafts in values]
+    return compare_drafts(factors, seed)
 
 
 def agreement(live: Values, expected: Values, seed: int) -> dict:

@@ -88,7 +88,7 @@ def read_row_file(file: Path, required: Iterable[str] = ()) -> tuple[dict[str, d
 
 
 class Share:
-    """One process's part in the work of several, which write one row file (accelerate launch and torchrun set RANK and
+    """One process's part in the work of several, which write one row file (torchrun and accelerate launch set RANK and
     WORLD_SIZE). Each appends to a file of its own; `join` puts the rows into the file proper, in the order of one process,
     also those that a killed run left behind. A process alone writes to the file itself.
     """
@@ -122,9 +122,12 @@ class Share:
 
     def _wait(self) -> None:
         if self.world > 1:
+            import torch
             from torch import distributed
 
             if not distributed.is_initialized():
+                if torch.cuda.is_available():
+                    torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
                 distributed.init_process_group("gloo", timeout=timedelta(days=7))  # one share may take longer than another
             distributed.barrier()
 

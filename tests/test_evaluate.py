@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -11,15 +12,21 @@ from test_exactness import NEVER, Case, reference_probs, settings
 
 import benchmark_decoding
 import evaluate_acceptance
-from evaluate_acceptance import compare_drafts
+import generate_answers
 from specdec import models
+from specdec.adapters import discover_adapters
 from specdec.alignment import draft_probs, overlap_and_kept, verifier_probs
+from specdec.comparison import PAIRED_KEYS, Measured, agreement, compare_drafts, joined, replayed
 from specdec.engine import Engine
 from specdec.files import read_jsonl, write_jsonl
 from specdec.intervals import mean_with_interval
+from specdec.provenance import read_row_file
 from specdec.sampling import Settings
-from specdec.theory import expected_blocks
+from specdec.terminal import Problem
+from specdec.theory import expected_blocks, speedup
+from specdec.trace import acceptance_by_position, read_block
 from speculative_decode import load_drafter, run_prompt
+from studies.preference import analysis
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -52,7 +59,7 @@ def test_live_and_paired_give_the_same_overlap(tiny, verifier):
 def replay_errors(k: int, overlapping: bool, stop=NEVER, expected=expected_blocks) -> list[float]:
     """Decoded minus replayed verifier passes, drafted and accepted tokens, summed over texts, in standard errors.
 
-    The chances of the replay come from the tables in plain Python, text by text.
+    The probabilities of the replay come from the tables in plain Python, text by text.
     """
     case, drawn = Case(overlapping), settings(k)
     differences = []
@@ -106,129 +113,317 @@ def test_replay_has_the_closed_form():
     assert accepted / drafted == pytest.approx(0.59, abs=0.001), "the figure of the README, for α = 0.8"
 
 
-def test_the_steps_resume_and_report(cli, tiny, tmp_path):
+@pytest.mark.parametrize("verifier", ["verifier", "overlapping"])
+def test_greedy_replay_is_greedy_decoding(tiny, verifier):
+    """At temperature 0 nothing is random: the replay of a text has the very blocks that decoding had."""
+    engine = Engine(models.Pair("custom", models.Model(tiny.draft), models.Model(getattr(tiny, verifier))))
+    drafter, _ = load_drafter(engine)
+    settings = Settings(temperature=0, max_new_tokens=30, k=3)
+    compared = 0
+    for prompt in ("What screen reader?", "Captions help", "Blind users?"):
+        result = run_prompt(engine, prompt, "base", settings, 0, drafter)
+        row = {"prompt": prompt, "token_ids": result.token_ids}
+        found = evaluate_acceptance.measure(engine, {"base": drafter.model}, row, settings, {})
+        assert set(found["overlap_by_position"]["base"]) <= {0.0, 1.0}
+        passes, _, accepted = expected_blocks(found["kept"]["base"], 3, 30)
+        assert (passes, accepted) == (len(result.blocks), sum(block.accepted for block in result.blocks))
+        compared += accepted
+    assert compared > 0, "no draft was ever accepted: the test would say nothing"
+
+
+# --- the steps --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def steps(cli, tiny, tmp_path):
+    """`steps(step, *options)` → (exit status, stdout, stderr) of a step on four prompts, all files in `tmp_path`."""
+    rows = [{"prompt": f"question {n}?", "domain": "at", "query_type": "technical", "source": "written"} for n in range(4)]
     prompts = tmp_path / "prompts.jsonl"
-    write_jsonl(
-        prompts,
-        [
-            {"prompt": f"question {number}?", "domain": "at", "query_type": "technical", "source": "written"}
-            for number in range(4)
-        ],
-    )
-    options = [
-        "--prompts",
-        prompts,
-        "--draft",
-        tiny.draft,
-        "--verifier",
-        tiny.overlapping,
-        "--max-new-tokens",
-        8,
-        "--completions",
-        tmp_path / "c.jsonl",
-        "--paired",
-        tmp_path / "p.jsonl",
-        "--live",
-        tmp_path / "l.jsonl",
-        "--report",
-        tmp_path / "a.json",
-        "--drafts",
-        "base",
-        "--batch-size",
-        3,
-        "--seeds",
-        2,
-    ]
-    assert cli(evaluate_acceptance, "complete", *options)[0] == 0
-    rows = list(read_jsonl(tmp_path / "c.jsonl"))
-    assert len(rows) == 4 and all(token < 330 for row in rows for token in row["token_ids"])
-    write_jsonl(tmp_path / "c.jsonl", rows[:2])
-    assert cli(evaluate_acceptance, "complete", *options)[0] == 0, "only the missing prompts are answered"
-    assert list(read_jsonl(tmp_path / "c.jsonl"))[:2] == rows[:2]
+    write_jsonl(prompts, rows)
+
+    def call(step, *options, verifier=tiny.overlapping, drafts=("base",)):
+        models_used = ["--draft", tiny.draft, "--verifier", verifier]
+        if step == "answers":
+            fixed = ["--prompts", prompts, "--output", tmp_path / "answers.jsonl", "--max-new-tokens", 8]
+            return cli(generate_answers, *fixed, *models_used, *options)
+        fixed = ["--results-dir", tmp_path, "--drafts", *drafts, "--seeds", 2, "--max-new-tokens", 8]
+        chosen = [] if step == "report" else ["--prompts", prompts]
+        return cli(evaluate_acceptance, step, *chosen, *fixed, *models_used, *options)
+
+    return call
+
+
+def last_line(answer: tuple[int, str, str]) -> str:
+    """Of a command that was refused: its one line, which must be the only error."""
+    status, out, err = answer
+    assert status == 1 and out == ""
+    assert [line for line in err.splitlines() if line.startswith("error: ")] == [err.splitlines()[-1]]
+    return err.splitlines()[-1]
+
+
+def save_adapter(tiny, folder: Path, seed: int, **settings) -> str:
+    """A random LoRA adapter of `tiny.draft` with the metrics.json of a training."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(tiny.draft), config).save_pretrained(folder)
+    (folder / "metrics.json").write_text(json.dumps({"settings": {"base_model": tiny.draft, **settings}}))
+    return str(folder)
+
+
+def test_the_steps_resume_and_report(steps, tiny, tmp_path):
+    tuned = save_adapter(tiny, tmp_path / "tuned", 0, loss="kl", seed=7)
+    drafts = ("base", f"kl={tuned}")
+    assert steps("answers")[0] == 0
     for step in ("paired", "live"):
-        assert cli(evaluate_acceptance, step, *options)[0] == 0
-        assert "already" in cli(evaluate_acceptance, step, *options)[2]
-    assert len(list(read_jsonl(tmp_path / "l.jsonl"))) == 4 * (1 + 2), "the verifier once, base at two seeds"
-    other = ["--live", tmp_path / "one.jsonl", "--per-type", 1, "--no-baseline"]
-    assert cli(evaluate_acceptance, "live", *options, *other)[0] == 0
-    assert [(row["mode"], row["seed"]) for row in read_jsonl(tmp_path / "one.jsonl")] == [("base", 42), ("base", 43)]
-    assert cli(evaluate_acceptance, "report", *options)[0] == 0
-    report = json.loads((tmp_path / "a.json").read_text())
+        assert steps(step, drafts=("base",))[0] == 0
+        assert steps(step, drafts=drafts)[0] == 0, "the draft that is missing is added"
+        before = (tmp_path / f"{step}.jsonl").read_bytes()
+        assert "already" in steps(step, drafts=drafts)[2]
+        assert (tmp_path / f"{step}.jsonl").read_bytes() == before
+    headers, rows = read_row_file(tmp_path / "live.jsonl")
+    assert len(rows) == 4 * (1 + 2 + 2), "the verifier once, both drafts at two seeds"
+    assert [header["conditions"]["drafts"] for header in headers.values()] == [{"base": None}, {"base": None, "kl": "tuned"}]
+    assert steps("report", drafts=drafts)[0] == 0
+    report = json.loads((tmp_path / "acceptance.json").read_text())
+    assert report["command"].startswith("python evaluate_acceptance.py report") and report["conditions"]["k"] == 4
+    assert report["drafts"]["base"] is None
     assert report["paired"]["at"]["prompts"] == 4 and 0 < report["paired"]["at"]["means"]["base"] < 1
+    assert report["paired"]["at"]["changes"].keys() == {"kl"}
     assert report["live"]["acceptance_rate"]["at"]["prompts"] == 4
     assert report["agreement"]["base"]["prompts"] == 4
     rates = [report["replayed_by_k"][str(k)]["at"]["base"] for k in range(1, 9)]
     assert rates == sorted(rates) and 1 < rates[0] < 2, "more drafts, more tokens per verifier pass"
+    assert report["tau"]["3"]["at"]["means"]["base"] == rates[2]
+    c = report["parameters"]["draft"] / report["parameters"]["verifier"]
+    assert report["mbsu"]["5"]["at"]["means"]["base"] == pytest.approx(speedup(rates[4], 5, c))
+    assert [len(report["measured"][step]) for step in ("paired", "live")] == [1, 1], "one machine, one commit"
 
 
-def test_missing_step_is_one_line(cli, tmp_path):
-    status, _, err = cli(
-        evaluate_acceptance, "report", "--paired", tmp_path / "none.jsonl", "--completions", tmp_path / "c.jsonl"
-    )
-    assert status == 1 and "Run the step that writes it first" in err
+def test_the_report_describes_its_drafts(steps, tiny, tmp_path, monkeypatch):
+    """By the settings of their trainings, from a path that is relative to the current directory."""
+    monkeypatch.setattr("specdec.provenance.ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    save_adapter(tiny, tmp_path / "adapters" / "odd name", 0, loss="kl", lora_r=2, seed=7)
+    assert steps("answers")[0] == 0 and steps("paired", drafts=("all",))[0] == 0
+    assert steps("report")[0] == 0
+    described = json.loads((tmp_path / "acceptance.json").read_text())["drafts"]
+    assert described == {
+        "base": None,
+        "odd name": {"path": "adapters/odd name", "base_model": tiny.draft, "loss": "kl", "lora_r": 2, "seed": 7},
+    }
 
 
-BAD_INPUT = [
-    (["paired", "--temperature", "0"], "--temperature must be above 0"),
-    (["live", "--seeds", "0"], "--seeds"),
-    (["live", "--per-type", "0"], "--per-type"),
-    (["live", "--k", "0"], "--k must be at least 1"),
-    (["paired", "--drafts", "dpo=final_adapter"], "--drafts"),
-    (["paired", "--drafts", "base", "dpo"], "--drafts"),
-    (["live", "--drafts", "base", "verifier=final_adapter"], "--drafts"),
-    (["paired", "--drafts", "base", "dpo=no/such/folder"], "no adapter at no/such/folder"),
+def test_an_adapter_that_was_replaced_is_not_described(steps, tiny, tmp_path, monkeypatch):
+    """Its folder tells of another training than the one that was measured."""
+    monkeypatch.chdir(tmp_path)
+    save_adapter(tiny, tmp_path / "tuned", 0, loss="kl")
+    assert steps("answers")[0] == 0 and steps("paired", drafts=("base", "kl=tuned"))[0] == 0
+    save_adapter(tiny, tmp_path / "tuned", 1, loss="js")
+    status, _, err = steps("report")
+    assert status == 0 and "another one than was measured" in err
+    assert json.loads((tmp_path / "acceptance.json").read_text())["drafts"]["kl"] == {"path": "tuned"}
+
+
+def test_paired_rows_hold_what_figures_need(steps, tmp_path):
+    assert steps("answers")[0] == 0 and steps("paired")[0] == 0
+    answers = {row["prompt"]: row for row in read_row_file(tmp_path / "answers.jsonl")[1]}
+    for row in read_row_file(tmp_path / "paired.jsonl")[1]:
+        by_position, kept = row["overlap_by_position"]["base"], row["kept"]["base"]
+        assert len(by_position) == len(kept) == row["positions"] == len(answers[row["prompt"]]["token_ids"])
+        assert sum(by_position) / len(by_position) == pytest.approx(row["overlap"]["base"], abs=1e-4)
+        assert max(by_position) <= 1 and row["overlap"]["base"] <= row["shared_mass"] < 1
+        assert not {"token_ids", "tools", "commit", "conditions"} & row.keys(), "they stand in the answers and in the header"
+
+
+def test_shared_mass_of_one_vocabulary_is_all(steps, tiny, tmp_path):
+    assert steps("answers", verifier=tiny.verifier)[0] == 0 and steps("paired", verifier=tiny.verifier)[0] == 0
+    assert all(row["shared_mass"] == pytest.approx(1) for row in read_row_file(tmp_path / "paired.jsonl")[1])
+
+
+def test_live_rows_hold_their_blocks(steps, tmp_path):
+    """In the one schema of specdec.trace, with p and q of every tested draft."""
+    assert steps("live")[0] == 0
+    for row in read_row_file(tmp_path / "live.jsonl")[1]:
+        blocks = [read_block(block) for block in row["blocks"]]
+        assert sum(len(block.tokens) for block in blocks) == row["tokens"]
+        assert acceptance_by_position(blocks) == row["acceptance_by_position"]
+        for block in blocks:
+            assert len(block.p) == len(block.q) == min(block.accepted + 1, len(block.drafted))
+
+
+def test_a_subset_is_drawn_per_type(steps, tmp_path):
+    assert steps("live", "--per-type", 1, "--no-baseline")[0] == 0
+    rows = read_row_file(tmp_path / "live.jsonl")[1]
+    assert [(row["draft"], row["seed"]) for row in rows] == [("base", 42), ("base", 43)]
+
+
+# --- never numbers of other conditions --------------------------------------------------------------------------------
+
+
+OTHER_ANSWERS = [
+    (["--temperature", 0.5], "none at temperature 0.5"),
+    (["--top-p", 0.9], "top-p 0.9"),
+    (["--max-new-tokens", 6], "another max_new_tokens (8, not 6)"),
+    (["--top-k", 5], "--top-k"),
 ]
 
 
-@pytest.mark.parametrize("arguments, fragment", BAD_INPUT)
-def test_bad_input_is_one_line(cli, tiny, tmp_path, arguments, fragment):
-    files = ["--completions", tmp_path / "c.jsonl", "--paired", tmp_path / "p.jsonl", "--live", tmp_path / "l.jsonl"]
-    status, out, err = cli(evaluate_acceptance, *arguments, *files, "--draft", tiny.draft, "--verifier", tiny.verifier)
-    assert status == 1 and out == "" and fragment in err
-    assert [line for line in err.splitlines() if line.startswith("error: ")] == [err.splitlines()[-1]]
+@pytest.mark.parametrize("options, fragment", OTHER_ANSWERS)
+def test_answers_of_other_conditions_are_refused(steps, tmp_path, options, fragment):
+    assert steps("answers")[0] == 0
+    assert fragment in last_line(steps("paired", *options))
+    assert not (tmp_path / "paired.jsonl").exists()
 
 
-def test_other_conditions_are_not_mixed(cli, tiny, tmp_path):
-    """Rows of another temperature, or of an adapter that was trained again, are neither resumed nor reported."""
-    prompts = tmp_path / "prompts.jsonl"
-    write_jsonl(prompts, [{"prompt": "question?", "domain": "at", "query_type": "technical", "source": "written"}])
-    files = [
-        "--live",
-        tmp_path / "l.jsonl",
-        "--paired",
-        tmp_path / "p.jsonl",
-        "--completions",
-        tmp_path / "c.jsonl",
-        "--report",
-        tmp_path / "a.json",
-    ]
-    options = [
-        "--prompts",
-        prompts,
-        "--draft",
-        tiny.draft,
-        "--verifier",
-        tiny.verifier,
-        "--max-new-tokens",
-        4,
-        "--drafts",
-        "base",
-        "--seeds",
-        1,
-        *files,
-    ]
-    assert cli(evaluate_acceptance, "live", *options)[0] == 0
-    status, _, err = cli(evaluate_acceptance, "live", *options, "--temperature", 0.5)
-    assert status == 1 and "other settings" in err
-    for step in ("complete", "paired"):
-        assert cli(evaluate_acceptance, step, *options)[0] == 0
-    rows = list(read_jsonl(tmp_path / "p.jsonl"))
-    write_jsonl(tmp_path / "p.jsonl", [{**rows[0], "adapters": {"base": "another"}}])
-    status, _, err = cli(evaluate_acceptance, "report", *options)
-    assert status == 1 and "other adapters" in err
-    write_jsonl(tmp_path / "p.jsonl", [{key: value for key, value in rows[0].items() if key != "kept"}])
-    status, _, err = cli(evaluate_acceptance, "report", *options)
-    assert status == 1 and "lacks kept" in err
+def test_answers_of_another_verifier_are_refused(steps, tiny):
+    assert steps("answers", verifier=tiny.verifier)[0] == 0
+    assert "another verifier" in last_line(steps("paired"))
+
+
+def test_each_temperature_has_its_own_answers(steps, tmp_path):
+    """One file of answers at two temperatures; `paired` takes those of its own."""
+    assert steps("answers", "--temperature", 0.7, 1)[0] == 0
+    assert steps("paired", "--temperature", 1)[0] == 0
+    stored = read_row_file(tmp_path / "answers.jsonl")[1]
+    lengths = {row["prompt"]: len(row["token_ids"]) for row in stored if row["temperature"] == 1}
+    rows = read_row_file(tmp_path / "paired.jsonl")[1]
+    assert {row["prompt"]: row["positions"] for row in rows} == lengths
+
+
+def test_prompts_without_answers_are_counted(steps, tmp_path):
+    assert "no answers at" in last_line(steps("paired"))
+    assert steps("answers", "--limit", 3)[0] == 0
+    status, _, err = steps("paired")
+    assert status == 0 and "1 of 4 prompts have no answer" in err
+    other = {"prompt": "another?", "domain": "at", "query_type": "technical", "source": "written"}
+    write_jsonl(tmp_path / "prompts.jsonl", [other])
+    assert "none of the 1 prompts has an answer" in last_line(steps("paired"))
+
+
+def test_the_report_is_restricted_to_its_prompts(steps, tmp_path):
+    assert steps("answers")[0] == 0 and steps("paired")[0] == 0 and steps("live")[0] == 0
+    some = tmp_path / "some.jsonl"
+    write_jsonl(some, list(read_jsonl(tmp_path / "prompts.jsonl"))[:3])
+    assert steps("report", "--prompts", some)[0] == 0
+    report = json.loads((tmp_path / "acceptance.json").read_text())
+    assert report["paired"]["at"]["prompts"] == report["live"]["acceptance_rate"]["at"]["prompts"] == 3
+    write_jsonl(some, [{"prompt": "another?", "domain": "at", "query_type": "technical", "source": "written"}])
+    assert "no rows in" in last_line(steps("report", "--prompts", some))
+
+
+def test_rows_of_other_settings_are_neither_resumed_nor_reported(steps, tmp_path):
+    assert steps("answers")[0] == 0 and steps("paired")[0] == 0 and steps("live")[0] == 0
+    assert "other settings" in last_line(steps("live", "--temperature", 0.5))
+    assert "other settings" in last_line(steps("live", "--k", 3))
+    assert "other settings" in last_line(steps("report", "--k", 3)), "the live rows are of K = 4"
+    header, *rows = read_jsonl(tmp_path / "paired.jsonl")
+    warmer = {**header, "run_id": "other", "conditions": {**header["conditions"], "temperature": 1.0}}
+    write_jsonl(tmp_path / "paired.jsonl", [header, *rows, warmer])
+    assert "other settings" in last_line(steps("report"))
+
+
+def test_an_adapter_that_was_trained_again_is_refused(steps, tiny, tmp_path):
+    tuned = save_adapter(tiny, tmp_path / "tuned", 0)
+    assert steps("answers")[0] == 0 and steps("paired", drafts=("base", f"kl={tuned}"))[0] == 0
+    save_adapter(tiny, tmp_path / "tuned", 1)
+    assert "other adapters" in last_line(steps("paired", drafts=("base", f"kl={tuned}")))
+    assert "other adapters" in last_line(steps("paired", drafts=("base", f"kl={save_adapter(tiny, tmp_path / 'more', 2)}")))
+
+
+def test_answers_that_were_written_again_are_refused(steps, tmp_path):
+    assert steps("answers")[0] == 0 and steps("paired")[0] == 0
+    (tmp_path / "answers.jsonl").unlink()
+    assert steps("answers", "--seed", 7)[0] == 0
+    assert "rows of another answer" in last_line(steps("paired"))
+
+
+def test_a_row_that_lacks_something_is_named(steps, tmp_path):
+    assert steps("answers")[0] == 0 and steps("paired")[0] == 0
+    header, *rows = read_jsonl(tmp_path / "paired.jsonl")
+    write_jsonl(tmp_path / "paired.jsonl", [header, {key: value for key, value in rows[0].items() if key != "kept"}])
+    assert "lacks kept" in last_line(steps("report"))
+    write_jsonl(tmp_path / "paired.jsonl", rows)
+    assert "has no header" in last_line(steps("report"))
+
+
+def test_missing_step_is_one_line(steps):
+    assert "Run evaluate_acceptance.py paired first" in last_line(steps("report"))
+
+
+BAD_INPUT = [
+    (["live", "--temperature", "0"], ["base"], "--temperature must be above 0"),
+    (["live", "--k", "0"], ["base"], "--k must be at least 1"),
+    (["paired"], ["dpo=final_adapter"], "lacks base"),
+    (["paired"], ["base", "dpo"], "--drafts"),
+    (["live"], ["base", "verifier=final_adapter"], "--drafts"),
+    (["paired"], ["base", "dpo=no/such/folder"], "no adapter at no/such/folder"),
+    (["live"], ["base", "dpo=no/such/folder"], "no adapter at no/such/folder"),
+    (["paired", "--results-dir", "/proc/none"], ["base"], "cannot write"),
+    (["live", "--prompts", "none.jsonl"], ["base"], "none.jsonl"),
+]
+
+
+@pytest.mark.parametrize("arguments, drafts, fragment", BAD_INPUT)
+def test_bad_input_is_one_line(steps, arguments, drafts, fragment):
+    assert steps("answers")[0] == 0
+    assert fragment in last_line(steps(*arguments, drafts=drafts))
+
+
+@pytest.mark.parametrize("arguments", [["live", "--seeds", "0"], ["live", "--per-type", "0"]])
+def test_numbers_out_of_range_are_refused(steps, arguments):
+    status, _, err = steps(*arguments)
+    assert status == 2 and arguments[1] in err
+
+
+# --- drafts by discovery ----------------------------------------------------------------------------------------------
+
+
+def metrics(folder: Path, base_model: str) -> None:
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps({"settings": {"base_model": base_model, "loss": "kl"}}))
+
+
+def test_adapters_of_this_draft_are_discovered(tmp_path):
+    metrics(tmp_path / "final_adapter", "ours")
+    metrics(tmp_path / "adapters" / "b", "ours")
+    metrics(tmp_path / "adapters" / "a", "ours")
+    metrics(tmp_path / "adapters" / "of-another-draft", "theirs")
+    (tmp_path / "adapters" / "no-metrics").mkdir()
+    found = discover_adapters("ours", tmp_path)
+    assert list(found.items()) == [(name, str(tmp_path / path)) for name, path in NAMES]
+    assert list(discover_adapters("theirs", tmp_path)) == ["of-another-draft"]
+
+
+NAMES = (("dpo", "final_adapter"), ("a", "adapters/a"), ("b", "adapters/b"))
+
+
+@pytest.mark.parametrize("name", ["dpo", "base", "verifier"])
+def test_a_folder_with_anothers_name_is_refused(tmp_path, name):
+    metrics(tmp_path / "final_adapter", "ours")
+    metrics(tmp_path / "adapters" / name, "ours")
+    with pytest.raises(Problem, match="name of another draft"):
+        discover_adapters("ours", tmp_path)
+
+
+def test_metrics_that_cannot_be_read_are_named(tmp_path):
+    metrics(tmp_path / "adapters" / "a", "ours")
+    (tmp_path / "adapters" / "a" / "metrics.json").write_text("{")
+    with pytest.raises(Problem, match="metrics.json cannot be read"):
+        discover_adapters("ours", tmp_path)
+
+
+def test_the_repositorys_drafts_are_those_of_its_report(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    report = json.loads((ROOT / "studies/preference/results/acceptance.json").read_text())
+    found = discover_adapters(report["conditions"]["draft"])
+    for name, description in report["drafts"].items():
+        assert description is None or found[name] == description["path"]
+
+
+# --- statistics -------------------------------------------------------------------------------------------------------
 
 
 def test_few_prompts_get_students_t():
@@ -251,24 +446,52 @@ def test_groups_and_paired_changes():
     def row(kind, source="written"):
         return {"domain": "at", "query_type": kind, "source": source}
 
-    groups = compare_drafts(
-        [
-            (row("technical"), {"base": 0.5, "dpo": 0.6}),
-            (row("procedural"), {"base": 0.4, "dpo": 0.3}),
-            (row("technical", "seed"), {"base": 0.9, "dpo": 0.9}),
-        ],
-        seed=0,
-    )
+    values = [
+        (row("technical"), {"base": 0.5, "dpo": 0.6}),
+        (row("procedural"), {"base": 0.4, "dpo": 0.3}),
+        (row("technical", "study0"), {"base": 0.9, "dpo": 0.9}),
+    ]
+    groups = compare_drafts(values, seed=0)
     assert groups["at"]["changes"]["dpo"]["mean"] == pytest.approx(0.0)
     assert groups["at: technical"]["means"] == {"base": 0.5, "dpo": 0.6}
-    assert groups["seed at"]["prompts"] == 1 and groups["at"]["changes"]["dpo"]["rose"] == 1
+    assert groups["study0 at"]["prompts"] == 1 and groups["at"]["changes"]["dpo"]["rose"] == 1
+    papers = compare_drafts(values, 0, analysis.papers_conditions)
+    assert {name: group["prompts"] for name, group in papers.items()} == {
+        "at: procedural/technical": 2,
+        "study0 at: procedural/technical": 1,
+    }
+
+
+def test_a_draft_that_lacks_prompts_is_left_out(capsys):
+    rows = [
+        ({"domain": "at", "query_type": "technical", "source": "written"}, drafts)
+        for drafts in ({"base": 1.0, "kl": 1.0}, {"base": 0.0})
+    ]
+    assert compare_drafts(rows, seed=0)["at"]["means"] == {"base": 0.5}
+    assert "kl lacks some of the 2 prompts" in capsys.readouterr().err
+
+
+def test_the_report_is_what_the_rows_say():
+    """The repository's own rows give the numbers of its report."""
+    results = ROOT / "studies/preference/results"
+    report = json.loads((results / "acceptance.json").read_text())
+    found = Measured(results / "paired.jsonl", PAIRED_KEYS)
+    rows = [row for row in joined(found.rows) if (row["domain"], row["source"]) == ("at", "written")]
+    assert found.adapters == report["adapters"] and len(rows) == 120
+    again = compare_drafts([(row, row["overlap"]) for row in rows], report["conditions"]["seed"], lambda row: ["at"])
+    assert again["at"] == report["paired"]["at"]
+    rates = [drafts["dpo"]["block_efficiency"] for _, drafts in replayed(rows, 2, 200)]
+    assert sum(rates) / 120 == pytest.approx(report["replayed_by_k"]["2"]["at"]["dpo"])
+
+
+# --- study 0's own analyses -------------------------------------------------------------------------------------------
 
 
 def test_noise_of_one_run():
     """Two rates 0.2 apart have a variance of 0.02, equal ones none; other sources and unfinished seeds do not count."""
 
-    def row(prompt, mode, seed, rate, source="seed"):
-        return {"prompt": prompt, "mode": mode, "seed": seed, "acceptance_rate": rate, "source": source, "domain": "at"}
+    def row(prompt, draft, seed, rate, source="study0"):
+        return {"prompt": prompt, "draft": draft, "seed": seed, "acceptance_rate": rate, "source": source, "domain": "at"}
 
     rows = [
         row("a", "base", 0, 0.4),
@@ -280,7 +503,7 @@ def test_noise_of_one_run():
         row("b", "dpo", 0, 0.4),
         row("b", "dpo", 1, 0.6),
     ]
-    noise = evaluate_acceptance.noise_of_one_run
+    noise = analysis.noise_of_one_run
     found = noise([*rows, row("c", "base", 0, 0.0, "written"), row("a", "verifier", 0, None), row("a", "base", 2, 0.9)], -0.1)
     assert (found["prompts"], found["seeds"], found["run"]) == (2, 2, pytest.approx(0.1))
     assert found["difference"] == pytest.approx(0.02**0.5), "changes 0.1, −0.1 and −0.1, 0.1"
@@ -292,10 +515,10 @@ def test_noise_of_one_run():
 def test_speed_is_compared_within_one_sitting():
     """A run without one of the plain verifier at its seed does not count, nor does a prompt of the large sets."""
 
-    def row(prompt, mode, seed, speed, source="seed"):
+    def row(prompt, draft, seed, speed, source="study0"):
         return {
             "prompt": prompt,
-            "mode": mode,
+            "draft": draft,
             "seed": seed,
             "tokens_per_second": speed,
             "source": source,
@@ -304,7 +527,7 @@ def test_speed_is_compared_within_one_sitting():
             "block_efficiency": 2.0,
         }
 
-    found = evaluate_acceptance.beside_the_verifier(
+    found = analysis.beside_the_verifier(
         [
             row("a", "verifier", 0, 4.0),
             row("a", "base", 0, 6.0),
@@ -320,10 +543,23 @@ def test_speed_is_compared_within_one_sitting():
     assert found["base"]["tokens_per_second"] == 8.0 and found["verifier"]["speedup"]["mean"] == 1
 
 
+def test_the_analysis_is_what_the_rows_say(cli, tmp_path, monkeypatch):
+    """study.json of the repository, made again from its rows; and one line where the report is missing."""
+    results = ROOT / "studies/preference/results"
+    for name in ("paired.jsonl", "live.jsonl", "acceptance.json"):
+        shutil.copy(results / name, tmp_path / name)
+    assert cli(analysis, "--results-dir", tmp_path)[0] == 0
+    found, stored = (json.loads((folder / "study.json").read_text()) for folder in (tmp_path, results))
+    for key in ("live_by_prompt", "noise", "live_speed", "by_condition", "measured"):
+        assert found[key] == stored[key]
+    (tmp_path / "acceptance.json").unlink()
+    assert "Run evaluate_acceptance.py report first" in last_line(cli(analysis, "--results-dir", tmp_path))
+
+
 def test_agreement_is_of_levels_and_changes():
     live = [({"prompt": name}, {"base": 0.4, "dpo": 0.5}) for name in "ab"] + [({"prompt": "c"}, {"base": 1.0})]
-    replayed = [({"prompt": name}, {"base": 0.3, "dpo": 0.3}) for name in "ab"]
-    found = evaluate_acceptance.agreement(live, replayed, seed=0)
+    expected = [({"prompt": name}, {"base": 0.3, "dpo": 0.3}) for name in "ab"]
+    found = agreement(live, expected, seed=0)
     assert {name: round(change["mean"], 9) for name, change in found.items()} == {"base": 0.1, "dpo": 0.2, "dpo − base": 0.1}
     assert found["base"]["prompts"] == 2, "c was not replayed"
 

@@ -36,9 +36,11 @@ def cache(monkeypatch, tmp_path):
 
 @pytest.fixture
 def job(cli, tiny, tmp_path):
-    """`job(*options)` → (exit status, stderr) of answering four prompts to answers.jsonl, by the verifier `tiny.overlapping`."""
+    """`job(*options)` → (exit status, stderr) of answering four prompts by the verifier `tiny.overlapping`."""
     prompts = tmp_path / "prompts.jsonl"
-    write_jsonl(prompts, [{"prompt": f"question {number}?", "domain": "at", "topic": "screens"} for number in range(4)])
+    write_jsonl(
+        prompts, [{"prompt": f"question {number}?", "domain": "at", "topic": "screens", "chosen": "no"} for number in range(4)]
+    )
 
     def call(*options, verifier=tiny.overlapping):
         fixed = ["--prompts", prompts, "--output", tmp_path / "answers.jsonl", "--draft", tiny.draft, "--verifier", verifier]
@@ -66,6 +68,7 @@ def test_a_row_is_the_prompt_row_and_its_answer(job, tmp_path, tiny):
     assert len(rows) == len(texts(rows)) == 4 * 2 * 2
     for row in rows:
         assert (row["domain"], row["topic"], row["probs"], row["seed"]) == ("at", "screens", None, 42)
+        assert "chosen" not in row, "an answer of someone else"
         assert row["run_id"] == header["run_id"] and 1 <= len(row["token_ids"]) <= 6
         assert all(token < 330 for token in row["token_ids"]), "rows of the logits that name no token are never drawn"
 
@@ -325,3 +328,12 @@ def test_rows_of_a_killed_process_are_joined(job, tmp_path):
     assert texts(found) == texts(rows) and len(found) == 4 and found[1] == rows[2]
     assert not (tmp_path / "answers.jsonl.1").exists()
     assert all(row["probs"] is None for row in found) and digest_of("v", found[0]) != digest_of("w", found[0])
+
+
+def test_headers_of_several_conditions_are_refused(job, tmp_path):
+    assert job()[0] == 0
+    header, *rows = read_jsonl(tmp_path / "answers.jsonl")
+    other = {**header, "run_id": "other", "conditions": {**header["conditions"], "system": "Be brief."}}
+    write_jsonl(tmp_path / "answers.jsonl", [header, *rows, other])
+    with pytest.raises(Problem, match="several conditions"):
+        read_answers(tmp_path / "answers.jsonl")
