@@ -32,13 +32,13 @@ DOMAINS_MAY_INSIDE = {"specdec.models", "specdec.weights"}  # in a function, to 
 
 def imports(source: str) -> list[tuple[str, bool]]:
     """(module, whether inside a function) of every import in `source`; `from specdec import files` is specdec.files."""
-    found = []
+    found: list[tuple[str, bool]] = []
 
     def walk(node: ast.AST, inside: bool) -> None:
         if isinstance(node, ast.Import):
             found.extend((alias.name, inside) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute here"
+            assert node.module and node.level == 0, "imports are absolute here"
             found.append((node.module, inside))
             if node.module in ("specdec", "domains", "studies"):
                 found[-1:] = [(f"{node.module}.{alias.name}", inside) for alias in node.names]

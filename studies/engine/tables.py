@@ -1,7 +1,9 @@
 """The tables and the figure of the engine's page, and its row on the front page.
 
-python -m studies.engine.tables            draws the figure and fills the pages
-python -m studies.engine.tables --check    exits 1 if a page and the results disagree
+    python -m studies.engine.tables            draws the figure and fills the pages
+    python -m studies.engine.tables --check    exits 1 if a page and the results disagree
+
+The functions below are named like the parts that they write.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
 """The tables and figures of study 0, on its own page, on the front page and on the dataset card.
 
-python -m studies.preference.tables            draws the figures and fills the pages
-python -m studies.preference.tables --check    exits 1 if a page and the results disagree
+    python -m studies.preference.tables            draws the figures and fills the pages
+    python -m studies.preference.tables --check    exits 1 if a page and the results disagree
+
+The functions below are named like the parts that they write.
 """
 
 from __future__ import annotations
