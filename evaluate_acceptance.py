@@ -69,7 +69,7 @@ LIVE_METRICS = ("acceptance_rate", "expected_acceptance", "block_efficiency", "t
 
 def chosen_prompts(args: argparse.Namespace) -> list[dict]:
     """The rows of --prompts; with --per-type N, N prompts of each domain and query type, drawn by --seed."""
-    rows = []
+    rows: list[dict] = []
     for file in args.prompts or PROMPT_FILES:
         rows += read_jsonl(file, required=("prompt", "domain", "query_type", "source"))
     if args.per_type is None:

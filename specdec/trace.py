@@ -13,6 +13,7 @@ No torch in this module: a trace can be read without it.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def summarize(run: Run) -> dict:
     seconds = run.prefill_seconds + in_blocks
     drafted = sum(len(block.drafted) for block in blocks)
     accepted = sum(block.accepted for block in blocks)
-    overlaps = [value for block in blocks for value in block.overlap]
+    overlaps = [value for block in blocks for value in block.overlap or ()]
     return {
         "tokens": tokens,
         "seconds": seconds,
@@ -101,5 +102,8 @@ def block_row(block: Block) -> dict:
 
 def read_block(row: dict) -> Block:
     """The block of a row that `block_row` made; other keys of the row are ignored."""
-    values = {field.name: row[field.name] for field in fields(Block)}
-    return Block(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+    values: dict[str, Any] = {}
+    for field in fields(Block):
+        value = row[field.name]
+        values[field.name] = tuple(value) if isinstance(value, list) else value
+    return Block(**values)

@@ -10,7 +10,6 @@ import pytest
 import torch
 from test_exactness import NEVER, Case, reference_probs, settings
 
-import benchmark_decoding
 import evaluate_acceptance
 import generate_answers
 from specdec import models
@@ -23,7 +22,7 @@ from specdec.intervals import mean_with_interval
 from specdec.provenance import read_row_file
 from specdec.sampling import Settings
 from specdec.terminal import Problem
-from specdec.theory import expected_blocks, speedup
+from specdec.theory import expected_blocks, speedup, tokens_per_block
 from specdec.trace import acceptance_by_position, read_block
 from speculative_decode import load_drafter, run_prompt
 from studies.preference import analysis
@@ -44,12 +43,12 @@ def test_live_and_paired_give_the_same_overlap(tiny, verifier):
         p = verifier_probs(engine.verifier, verifier_prompt, answer, settings)
         q = draft_probs(drafter.model, engine.shared, draft_prompt, answer, engine.rows, settings)
         paired = overlap_and_kept(p, q, answer)[0].tolist()
-    place, compared = 0, 0
+    position, compared = 0, 0
     for block in result.blocks:
-        for offset, value in enumerate(block.overlap[: len(block.tokens)]):
-            assert value == pytest.approx(paired[place + offset], abs=0.03)  # bf16 passes of other widths
+        for offset, value in enumerate((block.overlap or ())[: len(block.tokens)]):
+            assert value == pytest.approx(paired[position + offset], abs=0.03)  # bf16 passes of other widths
             compared += 1
-        place += len(block.tokens)
+        position += len(block.tokens)
     assert compared >= 20 and len(paired) == len(answer)
 
 
@@ -66,8 +65,8 @@ def replay_errors(k: int, overlapping: bool, stop=NEVER, expected=expected_block
     for blocks in case.run(drawn, stop, samples=1500):
         text = [token for block in blocks for token in block.tokens]
         kept = []
-        for place, token in enumerate(text):
-            history = case.prompt + text[:place]
+        for position, token in enumerate(text):
+            history = case.prompt + text[:position]
             p = reference_probs(case.verifier_model.logits(history), drawn)
             q = reference_probs(case.draft.logits(case.shared.translate(history)), drawn, sorted(case.shared.draft_ids))
             in_draft = dict(zip(case.shared.verifier_ids, case.shared.draft_ids, strict=True))
@@ -94,13 +93,13 @@ def test_replay_without_the_free_token_is_caught():
     def no_free_token(kept, k, max_new_tokens):
         begins, passes, drafted, accepted = [1.0] + [0.0] * len(kept), 0.0, 0.0, 0.0
         for start in range(len(kept)):
-            chance, length = begins[start], min(k, max_new_tokens - 1 - start)
-            passes, drafted = passes + chance, drafted + chance * length
-            for place in range(start, start + length):
-                begins[place + 1] += chance * (1 - kept[place])
-                chance *= kept[place]
-                accepted += chance
-            begins[start + max(length, 1)] += chance
+            reached, length = begins[start], min(k, max_new_tokens - 1 - start)
+            passes, drafted = passes + reached, drafted + reached * length
+            for position in range(start, start + length):
+                begins[position + 1] += reached * (1 - kept[position])
+                reached *= kept[position]
+                accepted += reached
+            begins[start + max(length, 1)] += reached
         return passes, drafted, accepted
 
     assert max(map(abs, replay_errors(3, False, expected=no_free_token))) > 6
@@ -119,11 +118,12 @@ def test_greedy_replay_is_greedy_decoding(tiny, verifier):
     engine = Engine(models.Pair("custom", models.Model(tiny.draft), models.Model(getattr(tiny, verifier))))
     drafter, _ = load_drafter(engine)
     settings = Settings(temperature=0, max_new_tokens=30, k=3)
-    compared = 0
+    compared = 0.0
     for prompt in ("What screen reader?", "Captions help", "Blind users?"):
         result = run_prompt(engine, prompt, "base", settings, 0, drafter)
         row = {"prompt": prompt, "token_ids": result.token_ids}
-        found = evaluate_acceptance.measure(engine, {"base": drafter.model}, row, settings, {})
+        with torch.inference_mode():
+            found = evaluate_acceptance.measure(engine, {"base": drafter.model}, row, settings, {})
         assert set(found["overlap_by_position"]["base"]) <= {0.0, 1.0}
         passes, _, accepted = expected_blocks(found["kept"]["base"], 3, 30)
         assert (passes, accepted) == (len(result.blocks), sum(block.accepted for block in result.blocks))
@@ -161,12 +161,12 @@ def last_line(answer: tuple[int, str, str]) -> str:
     return err.splitlines()[-1]
 
 
-def save_adapter(tiny, folder: Path, seed: int, **settings) -> str:
-    """A random LoRA adapter of `tiny.draft` with the metrics.json of a training."""
+def save_adapter(tiny, folder: Path, weights: int, **settings) -> str:
+    """A random LoRA adapter of `tiny.draft`, other weights for each `weights`, with the metrics.json of a training."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    torch.manual_seed(seed)
+    torch.manual_seed(weights)
     config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
     get_peft_model(AutoModelForCausalLM.from_pretrained(tiny.draft), config).save_pretrained(folder)
     (folder / "metrics.json").write_text(json.dumps({"settings": {"base_model": tiny.draft, **settings}}))
@@ -251,6 +251,7 @@ def test_live_rows_hold_their_blocks(steps, tmp_path):
         assert sum(len(block.tokens) for block in blocks) == row["tokens"]
         assert acceptance_by_position(blocks) == row["acceptance_by_position"]
         for block in blocks:
+            assert block.p is not None and block.q is not None
             assert len(block.p) == len(block.q) == min(block.accepted + 1, len(block.drafted))
 
 
@@ -439,7 +440,7 @@ def test_interval_covers_the_mean_as_often_as_it_says():
         values = (0.3 + torch.randn(60, generator=generator)).tolist()
         low, high = mean_with_interval(values, seed)["interval"]
         hits += low <= 0.3 <= high
-    assert 51 <= hits <= 60, "95% of 60 is 57; fewer than 51 has a chance below 0.1%"
+    assert 51 <= hits <= 60, "95% of 60 is 57; fewer than 51 has a probability below 0.1%"
 
 
 def test_groups_and_paired_changes():
@@ -505,6 +506,7 @@ def test_noise_of_one_run():
     ]
     noise = analysis.noise_of_one_run
     found = noise([*rows, row("c", "base", 0, 0.0, "written"), row("a", "verifier", 0, None), row("a", "base", 2, 0.9)], -0.1)
+    assert found is not None
     assert (found["prompts"], found["seeds"], found["run"]) == (2, 2, pytest.approx(0.1))
     assert found["difference"] == pytest.approx(0.02**0.5), "changes 0.1, −0.1 and −0.1, 0.1"
     assert found["by_seed"] == pytest.approx({0: 0.0, 1: 0.0})
@@ -574,5 +576,6 @@ def test_per_type_draws_from_every_group():
 
 def test_predicted_speedup():
     """Leviathan et al. 2023, theorem 3.8: at c = 0 the speed-up is the block efficiency; a useless draft only costs."""
-    assert benchmark_decoding.predicted_speedup(0.8, 4, 0) == pytest.approx((1 - 0.8**5) / 0.2)
-    assert benchmark_decoding.predicted_speedup(0.0, 4, 0.25) == pytest.approx(0.5)
+    assert speedup(tokens_per_block(0.8, 4), 4, 0) == pytest.approx((1 - 0.8**5) / 0.2)
+    assert speedup(tokens_per_block(0.0, 4), 4, 0.25) == pytest.approx(0.5)
+    assert speedup(2.3, 3, 0.0164) == pytest.approx(2.19, abs=0.005), "Goel et al. 2024 at γ = 3"

@@ -146,7 +146,7 @@ def test_probabilities_of_another_answer_are_refused(job, tmp_path):
 
 def test_a_full_disk_is_one_line_and_whole_rows_stay(job, tmp_path, monkeypatch):
     """The probabilities of a batch come before its rows, so no row ever names a file that is not there."""
-    stored = []
+    stored: list[Path] = []
 
     def full_after_three(self, data):
         if len(stored) == 3:

@@ -90,7 +90,7 @@ def beside_the_verifier(rows: list[dict], seed: int) -> dict[str, dict]:
     for row in own:
         if (row["prompt"], row["seed"]) in plain:
             found.setdefault(row["draft"], []).append(row)
-    result = {}
+    result: dict[str, dict] = {}
     for draft, runs in found.items():
         ratios: dict[str, list[float]] = {}
         for row in runs:
