@@ -1,7 +1,9 @@
 """Training on tiny models: what a run leaves, that a broken run resumes to the same weights, and one line per mistake."""
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,26 +19,47 @@ import preprocess_and_load_dataset
 import speculative_decode
 import test_trained_model
 import train_dpo
-from preprocess_and_load_dataset import balanced, load_preference_dataset, split_rows
-from specdec.files import read_jsonl, write_jsonl
+from preprocess_and_load_dataset import balanced, load_preference_dataset, read_pairs, split_rows
+from specdec.files import read_jsonl, write_jsonl, write_whole
+from specdec.models import chat_text, compute_dtype
+from specdec.provenance import is_header
 from specdec.terminal import Problem
+from specdec.training import checkpoint_folder
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def write_dataset(folder: Path) -> None:
+    """Twelve pairs."""
+    rows = []
+    for number in range(12):
+        chosen = f"NVDA reads line {number} aloud."
+        rows.append({"prompt": f"question {number}?", "chosen": chosen, "rejected": "Some tools help."})
+    write_jsonl(folder / "dpo_clean.jsonl", rows)
+
+
 @pytest.fixture
 def home(tmp_path, monkeypatch) -> Path:
-    """A working folder with a dataset of twelve pairs."""
+    """A working folder with a dataset."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "datasets"))
-    write_jsonl(
-        "dpo_clean.jsonl",
-        [
-            {"prompt": f"question {number}?", "chosen": f"NVDA reads line {number} aloud.", "rejected": "Some tools help."}
-            for number in range(12)
-        ],
-    )
+    write_dataset(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def trained(tiny, tmp_path_factory) -> Path:
+    """The adapter of one whole training, for all tests that need one."""
+    from specdec import weights
+
+    folder = tmp_path_factory.mktemp("trained")
+    write_dataset(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(weights, "_hub_answers", False)
+        patch.setattr(sys, "argv", ["train_dpo.py", *map(str, options(tiny, "--json", "metrics.json"))])
+        assert train_dpo.main() == 0
+    return folder / "final_adapter"
 
 
 def options(tiny, *more):
@@ -81,31 +104,43 @@ def test_the_control_trains_on_chosen_answers_alone(cli, tiny, home):
     """--loss sft never looks at the rejected answers: other ones leave the same weights."""
     found = []
     for rejected in ("Some tools help.", "Ask somebody else about this, please."):
-        rows = list(read_jsonl("dpo_clean.jsonl"))
+        rows = list(read_jsonl("dpo_clean.jsonl"))[:12]
+        rows.append({"prompt": "question? " * 60, "chosen": "NVDA."})
         write_jsonl("dpo_clean.jsonl", [{**row, "rejected": rejected} for row in rows])
-        assert cli(train_dpo, "--loss", "sft", "--max-steps", 3, *options(tiny))[0] == 0
+        more = ("--loss", "sft", "--max-steps", 3, "--max-length", 100, "--lora-r", 128)
+        status, _, err = cli(train_dpo, *options(tiny, *more))
+        assert status == 0 and "1 rows are left out: TRL drops a row" in err
         found.append(weights(home / "final_adapter"))
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
     metrics = json.loads((home / "final_adapter" / "metrics.json").read_text())
     assert metrics["steps"] == 3 and metrics["held_out"]["eval_loss"] > 0
+    assert metrics["settings"]["loss"] == "sft" and metrics["settings"]["lora_r"] == 128
+    assert sum(metrics["rows"].values()) == 12 and sum(metrics["dropped_by_max_length"].values()) == 1
 
 
-def test_dry_run_plans_and_writes_nothing(cli, tiny, home):
+def test_dry_run_plans_and_writes_nothing(cli, tiny, home, monkeypatch):
+    """The dataset is read and each tokenizer loaded once."""
+    reads, loads = [], []
+    read, load = preprocess_and_load_dataset.read_jsonl, preprocess_and_load_dataset.load_tokenizer
+    monkeypatch.setattr(preprocess_and_load_dataset, "read_jsonl", lambda path: reads.append(str(path)) or read(path))
+    monkeypatch.setattr(preprocess_and_load_dataset, "load_tokenizer", lambda model: loads.append(model.id) or load(model))
     before = sorted(home.iterdir())
     status, out, err = cli(train_dpo, "--dry-run", "--json", "-", *options(tiny))
     plan = json.loads(out[out.index("{\n") :])
     assert status == 0 and plan["steps"] == 5 and plan["rows"] == {"train": 10, "held_out": 2}
+    assert reads == ["dpo_clean.jsonl"] and loads == [tiny.draft, tiny.verifier]
     assert "q_proj ×2" in err and "down_proj ×2" in err and "Nothing was written" in err
+    assert "memory: about" in err and "are free" in err and " s a step, about " in err
+    assert plan["command"].startswith("python train_dpo.py") and plan["conditions"]["loss"] == "dpo"
     rank, width, mlp, layers = 16, 32, 64, 2
     expected = layers * rank * (4 * (width + width) + 3 * (width + mlp))
     assert plan["trainable_parameters"] == expected
     assert [path for path in sorted(home.iterdir()) if path.name != "datasets"] == before
 
 
-def test_a_run_leaves_a_whole_adapter_that_decodes(cli, tiny, home):
-    status, _, err = cli(train_dpo, *options(tiny))
+def test_a_run_leaves_a_whole_adapter_that_decodes(cli, tiny, home, trained):
     folder = home / "final_adapter"
-    assert status == 0, err
+    shutil.copytree(trained, folder)
     assert {
         "adapter_config.json",
         "adapter_model.safetensors",
@@ -117,10 +152,16 @@ def test_a_run_leaves_a_whole_adapter_that_decodes(cli, tiny, home):
     } <= {path.name for path in folder.iterdir()}
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["steps"] == 5 and 0 <= metrics["held_out"]["eval_rewards/accuracies"] <= 1
-    rows = [row for row in read_jsonl(folder / "metrics.jsonl") if "loss" in row]
-    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
+    assert metrics == json.loads((trained.parent / "metrics.json").read_text()), "--json"
+    assert metrics["settings"]["loss"] == "dpo" and metrics["command"].startswith("python train_dpo.py")
+    assert metrics["rows"] == {"train": 10, "held_out": 2} and "python" in metrics["environment"]
+    header, *rows = read_jsonl(folder / "metrics.jsonl")
+    assert is_header(header) and header["conditions"] == metrics["settings"]
+    assert all(row["run_id"] == header["run_id"] for row in rows)
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5]
     assert all(tensor.dtype == torch.bfloat16 for tensor in weights(folder).values())
     assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == tiny.draft
+    assert not (trained.parent / "checkpoints").exists() or not list((trained.parent / "checkpoints").iterdir())
 
     status, out, err = cli(
         speculative_decode,
@@ -139,75 +180,248 @@ def test_a_run_leaves_a_whole_adapter_that_decodes(cli, tiny, home):
     )
     assert status == 0 and [run["draft"] for run in json.loads(out)["runs"]] == ["verifier", "base", "dpo"]
 
-    status, out, err = cli(
-        test_trained_model,
-        "--eval-fraction",
-        0.2,
-        "--max-new-tokens",
-        8,
-        "--json",
-        "-",
-        "--draft",
-        tiny.draft,
-        "--verifier",
-        tiny.verifier,
-    )
+
+def greedy(folder: str, prompt: str, tokens: int) -> str:
+    """The plain greedy answer, by hand."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=compute_dtype()).eval()
+    ids = tokenizer(chat_text(tokenizer, prompt), return_tensors="pt")["input_ids"]
+    start = ids.shape[1]
+    with torch.no_grad():
+        while ids.shape[1] < start + tokens and ids[0, -1] != tokenizer.eos_token_id:
+            ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], dim=1)
+    return tokenizer.decode(ids[0, start:], skip_special_tokens=True).strip()
+
+
+def test_the_answers_are_of_the_models_plain_distribution(cli, tiny, home, trained):
+    """A repetition penalty that a model ships changes nothing; the reward margin is TRL's, up to bf16."""
+    draft, adapter = home / "draft", home / "adapter"
+    shutil.copytree(tiny.draft, draft)
+    write_whole(draft / "generation_config.json", json.dumps({"repetition_penalty": 100.0, "do_sample": True}))
+    shutil.copytree(trained, adapter)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    write_whole(adapter / "adapter_config.json", json.dumps({**config, "base_model_name_or_path": str(draft)}))
+    more = ("--eval-fraction", 0.2, "--max-new-tokens", 24, "--json", "-", "--adapter-path", adapter)
+    status, out, err = cli(test_trained_model, *more, "--draft", draft, "--verifier", tiny.verifier)
     result = json.loads(out)
     assert status == 0 and result["held_out"]["rows"] == 2 and len(result["texts"]) == 2
-    # The same figure by TRL's road and by ours, up to bf16.
+    assert all(row["base"] == greedy(tiny.draft, row["prompt"], 24) for row in result["texts"])
+    metrics = json.loads((trained / "metrics.json").read_text())
     assert result["held_out"]["reward_margin"] == pytest.approx(metrics["held_out"]["eval_rewards/margins"], rel=0.05)
+    assert result["conditions"]["temperature"] == 0 and result["command"].startswith("python test_trained_model.py")
 
 
-@pytest.mark.parametrize("how", ["killed", "Ctrl-C"])
-def test_a_stopped_run_resumes_to_the_same_weights(cli, tiny, home, monkeypatch, how):
-    assert cli(train_dpo, *options(tiny, "--output-dir", "unbroken"))[0] == 0
+def stop_at_step(monkeypatch, step: int, stop) -> None:
+    """Calls `stop` when the trainer has logged this step."""
     real = train_dpo.row_writer
 
-    def stopping(file):
-        writer = real(file)
+    def stopping(*arguments):
+        writer = real(*arguments)
         log = writer.on_log
 
         def on_log(args, state, control, logs=None, **more):
             log(args, state, control, logs=logs, **more)
-            if state.global_step == 3:
-                if how == "killed":
-                    raise RuntimeError("killed")
-                os.kill(os.getpid(), signal.SIGINT)
+            if state.global_step == step:
+                stop()
 
         writer.on_log = on_log
         return writer
 
     monkeypatch.setattr(train_dpo, "row_writer", stopping)
+
+
+def killed():
+    raise RuntimeError("killed")
+
+
+@pytest.mark.parametrize("how", ["killed", "SIGTERM"])
+def test_a_stopped_run_resumes_to_the_same_weights(cli, tiny, home, trained, monkeypatch, how):
     arguments = options(tiny, "--output-dir", "broken")
-    if how == "killed":
-        monkeypatch.setattr(sys, "argv", ["train_dpo.py", *map(str, arguments)])
-        with pytest.raises(RuntimeError, match="killed"):
-            train_dpo.main()
-    else:
-        status, _, err = cli(train_dpo, *arguments)
-        assert status == 130 and "--resume" in err
+    with monkeypatch.context() as patch:
+        if how == "killed":
+            stop_at_step(patch, 3, killed)
+            patch.setattr(sys, "argv", ["train_dpo.py", *map(str, arguments)])
+            with pytest.raises(RuntimeError, match="killed"):
+                train_dpo.main()
+        else:
+            number = signal.Signals[how]
+            stop_at_step(patch, 3, lambda: os.kill(os.getpid(), number))
+            status, _, err = cli(train_dpo, *arguments)
+            assert status == 128 + number and "--resume" in err.splitlines()[-1]
+            settings = json.loads((checkpoint_folder(Path("broken")) / "settings.json").read_text())
+            assert settings["command"].startswith("python train_dpo.py") and "python" in settings["environment"]
     assert not Path("broken").exists(), "nothing half-written"
-    monkeypatch.setattr(train_dpo, "row_writer", real)
     assert cli(train_dpo, *arguments, "--resume")[0] == 0
-    unbroken, resumed = weights(home / "unbroken"), weights(home / "broken")
+    unbroken, resumed = weights(trained), weights(home / "broken")
     assert unbroken.keys() == resumed.keys()
     assert all(torch.equal(unbroken[name], resumed[name]) for name in unbroken)
-    steps = [row["step"] for row in read_jsonl("broken/metrics.jsonl") if "loss" in row]
-    assert steps == [1, 2, 3, 4, 5]
+    rows = list(read_jsonl("broken/metrics.jsonl"))
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5]
+    assert sum(map(is_header, rows)) == 2, "a header of each command"
 
 
-def test_resume_refuses_other_settings(cli, tiny, home):
-    assert cli(train_dpo, *options(tiny))[0] == 0
-    status, _, err = cli(train_dpo, *options(tiny, "--resume", "--beta", 0.5))
-    assert status == 1 and "beta 0.1 → 0.5" in err
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_and_the_second_ends(number):
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        watch = train_dpo.stop_on_signal()
+        with watch.listening():
+            os.kill(os.getpid(), number)
+            assert watch.number == number
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), number)
+                signal.sigtimedwait([], 1)  # Python runs the handler at its next step
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, before)
 
 
-def test_another_models_adapter_is_not_overwritten(cli, tiny, home):
-    Path("final_adapter").mkdir()
-    Path("final_adapter/adapter_config.json").write_text('{"base_model_name_or_path": "some/model"}')
+def stopped_run(settings: dict | None = None) -> Path:
+    """Checkpoints as a stopped run of ./final_adapter leaves them, without weights."""
+    folder = checkpoint_folder(Path("final_adapter"))
+    write_whole(folder / "checkpoint-4" / "trainer_state.json", '{"global_step": 4}')
+    write_whole(folder / "settings.json", json.dumps({"settings": settings or {}}))
+    return folder / "checkpoint-4"
+
+
+@pytest.mark.parametrize(
+    "more, fragment",
+    [
+        ((), "holds a stopped run at step 4. Go on with it by --resume, or drop it by --restart"),
+        (("--resume", "--restart"), "Give one of them"),
+        (("--resume",), "has other settings"),
+        (("--restart", "--target-modules", "nose"), "matches no layer"),
+        (("--restart", "--max-length", "1"), "--max-length must be at least 2"),
+        (("--restart", "--json", "."), "cannot write ."),
+    ],
+)
+def test_a_refused_command_keeps_a_stopped_runs_checkpoints(cli, tiny, home, more, fragment):
+    checkpoint = stopped_run({"beta": 0.7})
+    status, _, err = cli(train_dpo, *options(tiny, *more))
+    assert status == 1 and fragment in err.splitlines()[-1]
+    assert (checkpoint / "trainer_state.json").exists() and (checkpoint.parent / "settings.json").exists()
+
+
+def test_resume_says_which_settings_differ(cli, tiny, home):
+    stopped_run({"beta": 0.7})
+    status, _, err = cli(train_dpo, *options(tiny, "--resume"))
+    assert status == 1 and "beta 0.7 → 0.1" in err
+
+
+def test_a_broken_training_leaves_the_good_adapter(cli, tiny, home, trained):
+    """Also: --restart drops a stopped run, the base may be spelled with a slash, an own adapter may be replaced."""
+    shutil.copytree(trained, "final_adapter")
+    checkpoint = stopped_run()
+    more = ("--learning-rate", 1e30, "--warmup", 0, "--draft", tiny.draft + "/", "--restart")
+    status, _, err = cli(train_dpo, *options(tiny, *more))
+    last = err.splitlines()[-1]
+    assert status == 1 and "is not finite at step" in last and "--learning-rate" in last
+    assert "Traceback" not in err and not checkpoint.exists()
+    good, kept = weights(trained), weights(Path("final_adapter"))
+    assert all(torch.equal(good[name], kept[name]) for name in good)
+
+
+def test_weights_that_break_at_the_last_step_are_not_written(cli, tiny, home):
+    more = ("--learning-rate", 1e30, "--warmup", 0, "--max-steps", 1, "--eval-fraction", 0)
+    status, _, err = cli(train_dpo, *options(tiny, *more))
+    assert status == 1 and "logits are not finite" in err.splitlines()[-1] and not Path("final_adapter").exists()
+
+
+@pytest.mark.parametrize("logs", [{"loss": float("nan")}, {"loss": float("inf")}, {"grad_norm": float("nan")}])
+def test_a_loss_that_is_not_finite_names_the_step(logs):
+    from types import SimpleNamespace
+
+    watch = train_dpo.stop_at_nan()
+    watch.on_log(None, SimpleNamespace(global_step=6), None, logs={"loss": 0.5, "eval_loss": 1.0})
+    with pytest.raises(Problem, match=f"{next(iter(logs))} is not finite at step 7"):
+        watch.on_log(None, SimpleNamespace(global_step=7), None, logs=logs)
+
+
+def test_a_full_disk_keeps_the_last_checkpoint(cli, tiny, home, monkeypatch):
+    from transformers import Trainer
+
+    save = Trainer._save_optimizer_and_scheduler
+
+    def full(self, folder):
+        if folder.endswith("checkpoint-4"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(self, folder)
+
+    monkeypatch.setattr(Trainer, "_save_optimizer_and_scheduler", full)
+    status, _, err = cli(train_dpo, *options(tiny))
+    assert status == 1 and "no space left" in err.splitlines()[-1] and "--resume" in err.splitlines()[-1]
+    assert train_dpo.last_checkpoint(checkpoint_folder(Path("final_adapter"))).name == "checkpoint-2"
+    assert not Path("final_adapter").exists()
+
+
+@pytest.mark.parametrize("folder", ["mine", "."])
+def test_a_users_folder_is_refused_before_the_work(cli, tiny, home, monkeypatch, folder):
+    write_whole(Path("mine/thesis.txt"), "years")
+    monkeypatch.setattr(train_dpo, "load_model", None)
+    status, _, err = cli(train_dpo, *options(tiny, "--output-dir", folder, "--overwrite"))
+    assert status == 1 and "--output-dir" in err.splitlines()[-1]
+    assert Path("mine/thesis.txt").read_text() == "years" and Path("dpo_clean.jsonl").exists()
+
+
+def test_another_models_adapter_is_not_overwritten(cli, tiny, home, trained):
+    shutil.copytree(trained, "final_adapter")
+    write_whole(Path("final_adapter/adapter_config.json"), '{"base_model_name_or_path": "some/model"}')
     status, _, err = cli(train_dpo, *options(tiny))
     assert status == 1 and "some/model" in err and "--overwrite" in err
-    assert sorted(path.name for path in Path("final_adapter").iterdir()) == ["adapter_config.json"]
+    assert weights(Path("final_adapter"))
+
+
+def test_too_little_memory_is_refused_with_the_number(cli, tiny, home, monkeypatch):
+    monkeypatch.setattr(train_dpo, "free_memory", lambda: 10**6)
+    status, _, err = cli(train_dpo, *options(tiny, "--batch-size", 4))
+    last = err.splitlines()[-1]
+    assert status == 1 and "GiB of memory" in last and "--batch-size 1 --gradient-accumulation 8" in last
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_training_computes_in_the_type_of_the_weights(home, monkeypatch, dtype):
+    monkeypatch.setattr(sys, "argv", ["train_dpo.py"])
+    monkeypatch.setattr(train_dpo, "compute_dtype", lambda: dtype)
+    common = train_dpo.common_settings(train_dpo.parse_arguments(), Path("runs"), None)
+    assert common["bf16"] == (dtype == torch.bfloat16) and not common["logging_nan_inf_filter"]
+
+
+@pytest.mark.parametrize(
+    "option, value",
+    [
+        ("--batch-size", 0),
+        ("--gradient-accumulation", 0),
+        ("--lora-r", 0),
+        ("--lora-alpha", 0),
+        ("--lora-dropout", 1),
+        ("--lora-dropout", -0.1),
+        ("--lora-dropout", "nan"),
+        ("--beta", 0),
+        ("--beta", -0.1),
+        ("--beta", "inf"),
+        ("--epochs", 0),
+        ("--learning-rate", 0),
+        ("--learning-rate", -1),
+        ("--learning-rate", "nan"),
+        ("--learning-rate", "inf"),
+        ("--warmup", -1),
+        ("--warmup", "nan"),
+        ("--save-steps", 0),
+        ("--max-steps", 0),
+        ("--max-length", 1),
+        ("--eval-fraction", "nan"),
+        ("--eval-fraction", 1),
+        ("--seed", -1),
+        ("--seed", 2**32),
+        ("--loss", "sigmoid"),
+    ],
+)
+def test_settings_that_cannot_train_are_refused_at_once(cli, home, monkeypatch, option, value):
+    monkeypatch.setattr(train_dpo, "read_pairs", None)
+    status, _, err = cli(train_dpo, option, value)
+    assert status in (1, 2) and option in err.splitlines()[-1] and "Traceback" not in err
 
 
 def test_unmatched_target_module_is_an_error(cli, tiny, home):
@@ -230,14 +444,14 @@ GOOD = '{"prompt": "a", "chosen": "b", "rejected": "c"}\n'
         (
             lambda: write_bad(GOOD + '{"prompt": "a", "chosen": "", "rejected": "c"}\n'),
             (),
-            "line 2: 'chosen' is missing or empty",
+            "row 2: 'chosen' is missing or empty",
         ),
         (lambda: write_bad(""), (), "holds no rows"),
         (lambda: write_bad(GOOD), (), "too few to hold out"),
         (lambda: None, ("--max-length", 4), "Raise --max-length"),
         (lambda: None, ("--resume",), "no checkpoint"),
-        (lambda: None, ("--eval-fraction", 1.5), "--eval-fraction"),
         (lambda: Path("file").write_text(""), ("--output-dir", "file/adapter"), "cannot be written"),
+        (lambda: None, ("--json", "dpo_clean.jsonl"), "it is the input"),
     ],
 )
 def test_bad_input_is_one_line(cli, tiny, home, prepare, more, fragment):
@@ -271,6 +485,47 @@ def test_split_keeps_the_rows_of_a_prompt_together(home):
         split_rows(rows[:1], 0.3, 1)
     first = load_preference_dataset("dpo_clean.jsonl", 0.2)[0][0]
     assert first["prompt"][0]["role"] == "user" and first["chosen"][0]["role"] == "assistant"
+
+
+def pair_of(**columns) -> dict:
+    return {"prompt": "a?", "chosen": "b", "rejected": "c", **columns}
+
+
+def test_lists_of_one_message_are_read_as_texts(home):
+    messages = {"prompt": [{"role": "user", "content": "a?"}], "chosen": [{"role": "assistant", "content": "b"}]}
+    write_jsonl("messages.jsonl", [pair_of(**messages), pair_of(system="")])
+    first, second = read_pairs(Path("messages.jsonl"))
+    assert first == pair_of() and second == pair_of(system="")
+
+
+@pytest.mark.parametrize(
+    "columns, fragment",
+    [
+        ({"system": "Be brief."}, "row 2: a 'system' column is not supported"),
+        (
+            {"prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a?"}]},
+            "row 2: 'prompt' must be a text or one message of the user, found system, user",
+        ),
+        ({"chosen": [{"role": "user", "content": "a?"}]}, "row 2: 'chosen' must be a text or one message of the assistant"),
+        ({"chosen": []}, "found no message"),
+        ({"rejected": [{"role": "assistant", "content": " "}]}, "row 2: 'rejected' is missing or empty"),
+        ({"rejected": ["c"]}, "found None"),
+        ({"prompt": 5}, "row 2: 'prompt' is missing or empty"),
+    ],
+)
+def test_other_forms_of_pairs_are_named(home, columns, fragment):
+    write_jsonl("pairs.jsonl", [pair_of(), pair_of(**columns)])
+    with pytest.raises(Problem, match=fragment):
+        read_pairs(Path("pairs.jsonl"))
+
+
+def test_equal_answers_are_left_out_and_said(home, capsys):
+    write_jsonl("pairs.jsonl", [pair_of(), pair_of(rejected="b\n"), pair_of(rejected="b")])
+    assert read_pairs(Path("pairs.jsonl")) == [pair_of()]
+    assert "2 of 3 rows are left out" in capsys.readouterr().err
+    write_jsonl("pairs.jsonl", [pair_of(rejected="b")])
+    with pytest.raises(Problem, match="equal"):
+        read_pairs(Path("pairs.jsonl"))
 
 
 def test_preprocess_reports_lengths(cli, tiny, home):
@@ -368,7 +623,7 @@ def test_phi3_in_nf4_trains_and_compares(cli, phi3, home):
     assert all(token < 32011 for run in result["runs"] for token in run["token_ids"]), "padding rows are masked"
 
 
-def test_the_seeds_target_modules_are_refused_on_phi3(cli, phi3, home):
+def test_the_papers_target_modules_are_refused_on_phi3(cli, phi3, home):
     names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
     status, _, err = cli(train_dpo, "--dry-run", *options(phi3, "--target-modules", *names))
     assert status == 1 and "q_proj k_proj v_proj gate_proj up_proj matches no layer" in err
