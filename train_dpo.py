@@ -25,7 +25,7 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from preprocess_and_load_dataset import (
@@ -165,7 +165,7 @@ def make_trainer(args: argparse.Namespace, pair: Pair, tokenizer, checkpoints: P
     present = linear_names(model)
     say("LoRA on " + ", ".join(f"{name} ×{present[name]}" for name in targets))
     check_memory(step_memory(args, model, targets, sides.longest), free, memory_remedy(args))
-    make = {"dpo": dpo_trainer, "sft": sft_trainer}[args.loss]
+    make: Callable = dpo_trainer if args.loss == "dpo" else sft_trainer
     trainer = make(
         args,
         common_settings(args, checkpoints, max_steps),
@@ -355,7 +355,7 @@ class Sides:
 
     def __init__(self, train: list[dict], held_out: list[dict], tokenizer, max_length: int):
         self.longest = self.cut = 0
-        self.dropped = {}
+        self.dropped: dict[str, int] = {}
         self.train = self._fitting("train", train, tokenizer, max_length)
         self.held_out = self._fitting("held_out", held_out, tokenizer, max_length)
         if not self.train or (held_out and not self.held_out):
@@ -406,7 +406,8 @@ def write_adapter(trainer, args: argparse.Namespace, settings: dict, checkpoints
 
 def held_out_line(held_out: dict | None) -> str:
     named = {"eval_loss": "loss", "eval_rewards/accuracies": "reward accuracy", "eval_rewards/margins": "reward margin"}
-    return ", ".join(f"{name} {held_out[key]:.3f}" for key, name in named.items() if key in (held_out or {})) or "nothing"
+    held_out = held_out or {}
+    return ", ".join(f"{name} {held_out[key]:.3f}" for key, name in named.items() if key in held_out) or "nothing"
 
 
 def card(settings: dict, metrics: dict) -> str:
@@ -488,7 +489,7 @@ def train(args: argparse.Namespace, pair: Pair, tokenizer, sides: Sides) -> int:
         "command": command(),
         "settings": settings,
         "environment": environment(),
-        "rows": sides.counts(),
+        "rows": {"train": len(trainer.train_dataset), "held_out": len(trainer.eval_dataset or [])},  # what TRL kept
         "dropped_by_max_length": sides.dropped,
         "steps": trainer.state.global_step,
         "seconds": seconds,
