@@ -1,6 +1,6 @@
 """How fast is the loop? transformers' own decoding against ours, in one process and in turn, prompt by prompt.
 
-For every prompt of the seed's tables: `generate` of transformers, on the verifier as loaded and with its linear layers
+For every prompt of the study's tables: `generate` of transformers, on the verifier as loaded and with its linear layers
 packed as ours are; our loop without a draft; our loop at several K. On a pair with identical vocabulary (SmolLM2
 drafting for itself, which says nothing about speed-up) our loop against transformers' assisted generation. If
 llama-cpp-python happens to be installed, llama.cpp's plain decoding of the verifier's GGUF file (--llama-cpp FILE).
@@ -20,39 +20,40 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from evaluate_acceptance import read_rows
 from specdec.backend import CachedModel
 from specdec.engine import Engine
+from specdec.files import read_jsonl
 from specdec.models import SMOLLM2, Pair, add_model_arguments, choose_pair, load_model
 from specdec.provenance import peak_memory_bytes, provenance
-from specdec.reference import assistance, generation_config, use_plain_sampling
+from specdec.reference import assistance, generate_options, use_plain_sampling
 from specdec.sampling import Settings
-from specdec.terminal import Problem, console, put_json, run, say
+from specdec.terminal import Problem, check_outputs, console, positive_int, put_json, run, say
 from specdec.theory import speedup, tokens_per_block
 from specdec.trace import summarize
 from speculative_decode import load_drafter, run_prompt
 
 
 def generate_speed(model, engine: Engine, prompt: str, settings: Settings, seed: int, **options) -> float:
-    """Tokens per second of transformers' `generate` under the same sampling law."""
+    """Tokens per second of transformers' `generate` under the same distribution."""
     import torch
     from transformers import set_seed
 
-    ids, law = torch.tensor([engine.prompt_ids(prompt, settings)[0]], device=model.device), generation_config(engine, settings)
+    ids = torch.tensor([engine.prompt_ids(prompt, settings)[0]], device=model.device)
+    sampling = generate_options(engine, settings)
     set_seed(seed)
     started = time.perf_counter()
     with torch.inference_mode():
-        out = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=law, **options)
+        out = model.generate(ids, attention_mask=torch.ones_like(ids), **sampling, **options)
     return (out.shape[1] - ids.shape[1]) / (time.perf_counter() - started)
 
 
-def measure(engine: Engine, drafter, plain_model, prompts: list[str], args) -> list[dict]:
+def measure(engine: Engine, drafter, plain_model, prompts: list[str], args) -> Iterator[dict]:
     """One row a prompt: tokens per second of every contender, and the runs of our loop at each K."""
     from tqdm import tqdm
 
-    rows = []
     for prompt in tqdm(prompts, desc="prompts"):
         settings = Settings(max_new_tokens=args.max_new_tokens)
         row = {
@@ -63,8 +64,7 @@ def measure(engine: Engine, drafter, plain_model, prompts: list[str], args) -> l
         }
         for k in args.k:
             row[f"K={k}"] = _run(engine, prompt, Settings(k=k, max_new_tokens=args.max_new_tokens), args.seed, drafter)
-        rows.append(row)
-    return rows
+        yield row
 
 
 def _run(engine: Engine, prompt: str, settings: Settings, seed: int, drafter=None) -> dict:
@@ -127,7 +127,9 @@ def summarize_rows(rows: list[dict], ks: list[int], costs: dict) -> dict:
     }
     for k in ks:
         runs = [row[f"K={k}"] for row in rows]
-        alpha = statistics.mean(result["expected_acceptance"] for result in runs)
+        overlaps = [result["expected_acceptance"] for result in runs if result["expected_acceptance"] is not None]
+        alpha = statistics.mean(overlaps) if overlaps else 0.0  # none: every prompt filled the draft's context
+        drafted = sum(result["drafted"] for result in runs)
         tau = sum(result["tokens"] for result in runs) / sum(result["blocks"] for result in runs)
         summary["by_k"].append(
             {
@@ -135,7 +137,7 @@ def summarize_rows(rows: list[dict], ks: list[int], costs: dict) -> dict:
                 "tokens_per_second": median(result["tokens_per_second"] for result in runs),
                 "over_generate": median(row[f"K={k}"]["tokens_per_second"] / row["generate"] for row in rows),
                 "over_ours": median(row[f"K={k}"]["tokens_per_second"] / row["ours"]["tokens_per_second"] for row in rows),
-                "acceptance_rate": sum(result["accepted"] for result in runs) / sum(result["drafted"] for result in runs),
+                "acceptance_rate": sum(result["accepted"] for result in runs) / drafted if drafted else 0.0,
                 "expected_acceptance": alpha,
                 "block_efficiency": tau,
                 "predicted_from_alpha": speedup(tokens_per_block(alpha, k), k, c),
@@ -164,8 +166,6 @@ def llama_cpp(file: Path, prompts: list[str], args) -> float | None:
     except ImportError:
         say("llama-cpp-python is not installed; that row is left out")
         return None
-    if not file.is_file():
-        raise Problem(f"no GGUF file at {file}. Name the verifier's by --llama-cpp.")
     model = Llama(str(file), n_ctx=1024, verbose=False, seed=args.seed)
     speeds = []
     for prompt in prompts:
@@ -217,23 +217,26 @@ def print_summary(summary: dict) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", nargs="+", default=["domains/study0.jsonl"], metavar="FILE")
-    parser.add_argument("--k", type=int, nargs="+", default=range(1, 9), help="draft lengths (default 1 to 8)")
+    parser.add_argument("--k", type=positive_int, nargs="+", default=range(1, 9), help="draft lengths (default 1 to 8)")
     parser.add_argument("--max-new-tokens", type=int, default=64, help="(default 64)")
     parser.add_argument("--llama-cpp", type=Path, metavar="FILE", help="the verifier's GGUF file, for llama.cpp's row")
     parser.add_argument("--skip-same-vocabulary", action="store_true")
     parser.add_argument("--json", metavar="FILE", help="write everything as JSON to FILE, or - for stdout")
     add_model_arguments(parser)
     args = parser.parse_args()
-    if min(args.k) < 1:
-        raise Problem("--k takes draft lengths of at least 1.")
     if args.max_new_tokens < 2:
         raise Problem("--max-new-tokens must be at least 2: the last token of an answer is never drafted.")
-    prompts = [row["prompt"] for row in read_rows(args.prompts, required=("prompt",))]
+    if args.llama_cpp and not args.llama_cpp.is_file():
+        raise Problem(f"no GGUF file at {args.llama_cpp}. Name the verifier's by --llama-cpp.")
+    check_outputs(args.json, inputs=args.prompts)
+    prompts = [row["prompt"] for file in args.prompts for row in read_jsonl(file, required=("prompt",))]
     if not prompts:
         raise Problem(f'{" ".join(args.prompts)} holds no prompt. Give a file with one {{"prompt": …}} a line.')
     pair = choose_pair(args)
     engine = Engine(pair)
     drafter, _ = load_drafter(engine)
+    for prompt in prompts:
+        engine.prompt_ids(prompt, Settings(max_new_tokens=args.max_new_tokens))  # refused before the first is measured
     _run(engine, prompts[0], Settings(max_new_tokens=16), args.seed, drafter)  # warms up
     peak = peak_memory_bytes()  # of decoding alone; the unpacked verifier below is for comparison
     costs = {
@@ -243,22 +246,34 @@ def main() -> None:
     }
     plain_model = load_model(pair.verifier, pair.quantization)
     use_plain_sampling(plain_model)
-    rows = measure(engine, drafter, plain_model, prompts, args)
-    summary = summarize_rows(rows, args.k, costs)
     conditions = {"temperature": 0.7, "max_new_tokens": args.max_new_tokens, "seed": args.seed, "prompts": len(prompts)}
-    result = {
-        "pair": pair.name,
-        **provenance(conditions),
-        "summary": summary,
-        "peak_memory_bytes": peak,
-        "rows": rows,
-        "same_vocabulary": None if args.skip_same_vocabulary else same_vocabulary(prompts, args),
-        "llama_cpp": llama_cpp(args.llama_cpp, prompts, args) if args.llama_cpp else None,
-    }
-    if args.json:
+    result: dict = {"pair": pair.name, **provenance(conditions), "summary": None, "peak_memory_bytes": peak, "rows": []}
+    result |= {"same_vocabulary": None, "llama_cpp": None, "interrupted": True}
+    try:
+        for row in measure(engine, drafter, plain_model, prompts, args):
+            result["rows"].append(row)
+            result["summary"] = summarize_rows(result["rows"], args.k, costs)
+            keep(result, args)
+        if not args.skip_same_vocabulary:
+            result["same_vocabulary"] = same_vocabulary(prompts, args)
+            keep(result, args)
+        if args.llama_cpp:
+            result["llama_cpp"] = llama_cpp(args.llama_cpp, prompts, args)
+        result["interrupted"] = False
+    finally:  # also after Ctrl-C: the prompts that were measured whole
+        keep(result, args)
+        if args.json == "-":
+            put_json(result, args.json)
+        elif result["summary"]:
+            print_summary(result["summary"])
+        if result["interrupted"]:
+            say(f"stopped before the end; {len(result['rows'])} of {len(prompts)} prompts were measured whole.")
+
+
+def keep(result: dict, args) -> None:
+    """Writes what is measured so far, so that nothing of it is lost."""
+    if args.json and args.json != "-":
         put_json(result, args.json)
-    if args.json != "-":
-        print_summary(summary)
 
 
 if __name__ == "__main__":

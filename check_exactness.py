@@ -5,6 +5,9 @@ openings of an answer can: every opening of up to three tokens that is expected 
 its exact probability from the verifier's own logits, and all others together have the rest. Chi-square compares the
 openings drawn with these:
 
+Texts are decoded to LENGTH + K tokens and compared in their first LENGTH, so that every block that reaches the compared
+tokens drafts its whole K, as in a long answer.
+
   generate   transformers' plain sampling, in a batch: must pass, or the test itself is wrong
   ours       speculative_decode's loop with the base draft: must pass
   assisted   transformers' own assisted sampling with the same draft, across vocabularies by `assistant_tokenizer`
@@ -23,9 +26,9 @@ from collections import Counter
 from specdec.engine import Engine
 from specdec.models import add_model_arguments, choose_pair, load_model
 from specdec.provenance import provenance
-from specdec.reference import assistance, generation_config
-from specdec.sampling import Settings, to_probs
-from specdec.terminal import Problem, console, put_json, run, say
+from specdec.reference import assistance, generate_options
+from specdec.sampling import Settings, check_settings, to_probs
+from specdec.terminal import Problem, check_outputs, console, put_json, run, say, utf8
 from speculative_decode import Drafter, decode, load_drafter, prefill, until_stop
 
 PROMPT = "What screen reader works best for blind users?"
@@ -38,11 +41,11 @@ Opening = tuple[int, ...]
 
 def likely_openings(engine: Engine, prompt: list[int], settings: Settings, smallest: float) -> dict[Opening, float]:
     """Every opening of LENGTH tokens (fewer after a stop token) of at least probability `smallest`, with its own."""
-    law: dict[Opening, float] = {}
+    likely: dict[Opening, float] = {}
 
     def grow(opening: Opening, probability: float) -> None:
         if len(opening) == LENGTH or (opening and opening[-1] in engine.stop):
-            law[opening] = probability
+            likely[opening] = probability
             return
         engine.verifier.start()
         probs = to_probs(engine.verifier.feed(prompt + list(opening)), settings)[0]
@@ -50,7 +53,7 @@ def likely_openings(engine: Engine, prompt: list[int], settings: Settings, small
             grow((*opening, token), probability * float(probs[token]))
 
     grow((), 1.0)
-    return law
+    return likely
 
 
 def ours(engine: Engine, drafter: Drafter, prompt: str, settings: Settings, args) -> list[Opening]:
@@ -62,8 +65,11 @@ def ours(engine: Engine, drafter: Drafter, prompt: str, settings: Settings, args
     openings: list[Opening] = []
     for _ in tqdm(range(args.samples), desc="ours", unit="text"):
         prefill(engine.verifier, verifier_prompt, drafter, draft_prompt)
-        blocks = decode(engine.verifier, verifier_prompt[-1], settings, engine.stop, generator, drafter)
-        text = [token for block in blocks for token in block.tokens]
+        text: list[int] = []
+        for block in decode(engine.verifier, verifier_prompt[-1], settings, engine.stop, generator, drafter):
+            text += block.tokens
+            if len(text) >= LENGTH:  # the rest would not be compared
+                break
         openings.append(tuple(text[:LENGTH]))
     return openings
 
@@ -75,26 +81,26 @@ def by_generate(engine: Engine, prompt: str, settings: Settings, args, batch: in
     from transformers import set_seed
 
     ids = torch.tensor([engine.prompt_ids(prompt, settings)[0]], device=engine.verifier.device)
-    law = generation_config(engine, settings, num_return_sequences=batch)
+    sampling = generate_options(engine, settings, num_return_sequences=batch)
     set_seed(args.seed)
     texts: list[list[int]] = []
     with tqdm(total=args.samples, desc=name, unit="text") as bar:
         while len(texts) < args.samples:
-            out = engine.verifier.model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=law, **options)
+            out = engine.verifier.model.generate(ids, attention_mask=torch.ones_like(ids), **sampling, **options)
             texts += out[:, ids.shape[1] :].tolist()
             bar.update(len(out))
     return [tuple(until_stop(text, engine.stop)[:LENGTH]) for text in texts[: args.samples]]
 
 
-def compare(openings: list[Opening], law: dict[Opening, float], tokenizer) -> dict:
-    """Chi-square of the sample against the law, its total variation from it, and the openings themselves."""
+def compare(openings: list[Opening], exact: dict[Opening, float], tokenizer) -> dict:
+    """Chi-square of the sample against the exact probabilities, its total variation from it, and the openings themselves."""
     from scipy.stats import chisquare
 
     found, total = Counter(openings), len(openings)
-    expected = {opening: probability * total for opening, probability in law.items()}
-    rest, rest_found = total - sum(expected.values()), total - sum(found[opening] for opening in law)
+    expected = {opening: probability * total for opening, probability in exact.items()}
+    rest, rest_found = total - sum(expected.values()), total - sum(found[opening] for opening in exact)
     bins = sorted((value, found[opening]) for opening, value in expected.items())
-    if rest < FEWEST_EXPECTED:  # too few for a bin of their own: chi-square's law would not hold
+    if rest < FEWEST_EXPECTED:  # too few for a bin of their own: chi-square would not hold
         (value, count), *bins = bins
         bins.append((value + rest, count + rest_found))
     else:
@@ -112,7 +118,7 @@ def compare(openings: list[Opening], law: dict[Opening, float], tokenizer) -> di
             for opening, value in sorted(expected.items(), key=lambda item: -item[1])
         ]
         + [{"text": None, "expected": round(rest, 1), "found": rest_found}],
-        "others": [tokenizer.decode(list(opening)) for opening in list(dict.fromkeys(openings)) if opening not in law][:10],
+        "others": [tokenizer.decode(list(opening)) for opening in list(dict.fromkeys(openings)) if opening not in exact][:10],
     }
 
 
@@ -123,40 +129,42 @@ def print_results(results: dict[str, dict]) -> None:
     table = Table(box=None, pad_edge=False)
     for column in ("opening", "expected", *results):
         table.add_column(column, justify="left" if column == "opening" else "right")
-    for place, row in enumerate(next(iter(results.values()))["openings"]):
+    for number, row in enumerate(next(iter(results.values()))["openings"]):
         table.add_row(
             Text("any other" if row["text"] is None else repr(row["text"])),
             f"{row['expected']:.1f}",
-            *(str(result["openings"][place]["found"]) for result in results.values()),
+            *(str(result["openings"][number]["found"]) for result in results.values()),
         )
     for name, key in (("p-value", "p_value"), ("total variation", "total_variation")):
         table.add_row(name, "", *(f"{result[key]:.2g}" for result in results.values()))
     console().print(table)
     for name, result in results.items():
-        print(f"{name}: {'agrees with' if result['p_value'] >= SIGNIFICANCE else 'DIFFERS from'} the verifier's law")
+        print(f"{name}: {'agrees with' if result['p_value'] >= SIGNIFICANCE else 'DIFFERS from'} the verifier's distribution")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompt", default=PROMPT, help=f'(default "{PROMPT}")')
+    parser.add_argument("--prompt", type=utf8, default=PROMPT, help=f'(default "{PROMPT}")')
     parser.add_argument("--samples", type=int, default=250, help="texts per sampler (default 250)")
     parser.add_argument("--k", type=int, default=4, help="draft length K (default 4)")
     parser.add_argument("--temperature", type=float, default=0.7, help="above 0 (default 0.7)")
     parser.add_argument("--json", metavar="FILE", help="write everything as JSON to FILE, or - for stdout")
     add_model_arguments(parser)
     args = parser.parse_args()
-    if args.samples < 20 or args.temperature <= 0 or args.k < 1 or not args.prompt.strip():
-        raise Problem("--samples must be at least 20, --k at least 1, --temperature above 0, and --prompt not empty.")
+    if args.samples < 20 or args.temperature == 0 or not args.prompt.strip():
+        raise Problem("--samples must be at least 20, --temperature above 0, and --prompt not empty.")
+    settings = Settings(k=args.k, temperature=args.temperature, max_new_tokens=LENGTH + args.k)
+    check_settings(settings)
+    check_outputs(args.json)
 
     import torch
 
     engine = Engine(choose_pair(args))
     drafter, _ = load_drafter(engine)
-    settings = Settings(k=args.k, temperature=args.temperature, max_new_tokens=LENGTH + 1)
     assisted_error = None
     with torch.inference_mode():
-        law = likely_openings(engine, engine.prompt_ids(args.prompt, settings)[0], settings, FEWEST_EXPECTED / args.samples)
-        if len(law) < 2:
+        exact = likely_openings(engine, engine.prompt_ids(args.prompt, settings)[0], settings, FEWEST_EXPECTED / args.samples)
+        if len(exact) < 2:
             raise Problem("fewer than two openings are expected five times, so there is nothing to test. Raise --samples.")
         drawn = {
             "generate": by_generate(engine, args.prompt, settings, args, min(50, args.samples), "generate"),
@@ -167,10 +175,10 @@ def main() -> int:
             drawn["assisted"] = by_generate(
                 engine, args.prompt, settings, args, 1, "assisted", **assistance(engine, assistant, settings)
             )
-        except (AttributeError, IndexError, ValueError) as fault:  # a finding, not our failure
-            assisted_error = f"{type(fault).__name__}: {fault}"
+        except (AttributeError, IndexError, ValueError) as error:  # a finding, not our failure
+            assisted_error = f"{type(error).__name__}: {error}"
             say(f"transformers' assisted sampling raised {assisted_error}")
-    results = {name: compare(openings, law, engine.tokenizer) for name, openings in drawn.items()}
+    results = {name: compare(openings, exact, engine.tokenizer) for name, openings in drawn.items()}
     if args.json:
         put_json(
             {
@@ -180,7 +188,15 @@ def main() -> int:
                     "vocabulary": engine.shared.verdict,
                 },
                 "prompt": args.prompt,
-                **provenance({"k": args.k, "temperature": args.temperature, "length": LENGTH, "seed": args.seed}),
+                **provenance(
+                    {
+                        "k": args.k,
+                        "temperature": args.temperature,
+                        "length": LENGTH,
+                        "decoded": settings.max_new_tokens,
+                        "seed": args.seed,
+                    }
+                ),
                 "results": results,
                 "assisted_error": assisted_error,
             },

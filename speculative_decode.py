@@ -8,8 +8,9 @@ One block of the loop (Leviathan et al. 2023, arXiv 2211.17192, algorithm 1; p =
   4. correct  there, sample the token from normalize(max(0, p_i − q_i)) instead
   5. free     if all K are kept, sample one more token from p_{K+1}
 
-The text has exactly the law of the verifier alone; only the time differs. p and q are the distributions really sampled:
-after temperature, top-k and top-p. Temperature 0 is a path of its own (argmax, no softmax).
+The text has exactly the distribution of the verifier alone; only the time differs. p and q are those really sampled from:
+after temperature, top-k and top-p. Temperature 0 is a path of its own (argmax, no softmax). Where the draft's own context
+ends, it stops drafting, and the verifier goes on alone.
 
 The ledger of the two KV caches. With `length` tokens of text, the verifier's cache holds length − 1 of them at every
 block boundary (the last token is not read yet). A block of K drafts with n accepted emits n + 1 tokens:
@@ -33,13 +34,13 @@ from typing import TYPE_CHECKING
 
 from specdec.backend import CachedModel
 from specdec.engine import Engine
-from specdec.files import BadLine, append_jsonl, read_jsonl, write_whole
+from specdec.files import BadLine, read_jsonl, write_whole
 from specdec.models import add_model_arguments, choose_pair
-from specdec.provenance import peak_memory_bytes, provenance, start_rows
+from specdec.provenance import peak_memory_bytes, provenance
 from specdec.sampling import Settings, add_sampling_arguments, read_settings, to_probs
-from specdec.show import Printer, print_report
-from specdec.terminal import Problem, console, put_json, run, say
-from specdec.trace import Block, Run, block_row, summarize
+from specdec.show import Printer, TraceWriter, print_report, put
+from specdec.terminal import Problem, check_outputs, console, put_json, run, say, utf8
+from specdec.trace import Block, Run, summarize
 from specdec.vocabulary import VocabularyMap
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class Drafter:
         self.unread = prompt[-1:]
 
     def propose(self, k: int, settings: Settings, stop: frozenset[int], generator) -> tuple[Tensor, Tensor]:
-        """Samples up to `k` tokens, fewer if one of them ends the text.
+        """Samples up to `k` tokens, fewer if one of them ends the text, and none behind the draft's own context.
 
         Returns:
             draft_tokens [K] in the verifier's ids and draft_probs [K, V] over its rows (all zero at temperature 0).
@@ -123,7 +124,7 @@ class Drafter:
 
         tokens: list[int] = []
         probs = torch.zeros(k, self.verifier_rows, device=self.model.device)
-        while len(tokens) < k and not (tokens and tokens[-1] in stop):
+        while len(tokens) < k and not (tokens and tokens[-1] in stop) and self.model.has_room(len(self.unread)):
             logits = self.model.feed(self.unread)[:, self.draft_ids]
             if settings.temperature == 0:
                 choice = int(logits.argmax())
@@ -251,7 +252,7 @@ def run_prompt(
 ) -> Run:
     """Decodes one prompt with the draft that is called `draft`.
 
-    Ctrl-C ends the text early; what was generated and measured so far is returned, marked as interrupted.
+    Ctrl-C and SIGTERM end the text early; what was generated and measured so far is returned, marked as interrupted.
     """
     import torch
 
@@ -284,8 +285,8 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
             prompts = [row["prompt"] for row in read_jsonl(args.prompts_file, required=("prompt",))]
         except FileNotFoundError:
             raise Problem(f'no file {args.prompts_file}. Give a file with one {{"prompt": …}} a line.') from None
-        except BadLine as fault:
-            raise Problem(f"{fault}. Mend that line; nothing was decoded yet.") from None
+        except BadLine as error:
+            raise Problem(f"{error}. Correct that line; nothing was decoded yet.") from None
         if not prompts:
             raise Problem(f'{args.prompts_file} holds no prompt. Give a file with one {{"prompt": …}} a line.')
         return prompts
@@ -321,38 +322,6 @@ def chosen_drafts(args: argparse.Namespace) -> dict[str, str | None]:
     return {mode: args.adapter_path if mode == "dpo" else None for mode in modes}
 
 
-class TraceWriter:
-    """Appends the runs of one command to a trace file, block by block, with the text of every token for a reader."""
-
-    def __init__(self, file: Path, engine: Engine, settings: Settings):
-        self.file, self.engine, self.run = file, engine, -1
-        models = {"draft": engine.pair.draft.id, "verifier": engine.pair.verifier.id}
-        self.conditions = {"models": models, "settings": asdict(settings)}
-        self.run_id = start_rows(file, self.conditions)
-
-    def start(self, prompt: str, draft: str, seed: int) -> None:
-        self.run, self.block = self.run + 1, 0
-        append_jsonl(
-            self.file,
-            {"run": self.run, "draft": draft, "prompt": prompt, "seed": seed, **self.conditions, "run_id": self.run_id},
-        )
-
-    def __call__(self, block: Block) -> None:
-        text = self.engine.tokenizer.decode
-        append_jsonl(
-            self.file,
-            {
-                "run": self.run,
-                "block": self.block,
-                **block_row(block),
-                "drafted_text": [text([token]) for token in block.drafted],
-                "next_text": text([block.next_token]),
-                "run_id": self.run_id,
-            },
-        )
-        self.block += 1
-
-
 def result_row(run: Run, adapter: str, baseline: float | None) -> dict:
     """A run as --json keeps it: what was decoded, the metrics of `summarize`, the speed-up over the plain verifier."""
     metrics = summarize(run)
@@ -379,7 +348,7 @@ def parse_arguments() -> argparse.Namespace:
         help="which draft: base, dpo (with the adapter), compare (both, or --drafts), or the verifier alone",
     )
     parser.add_argument("--drafts", nargs="+", metavar="NAME[=ADAPTER]", help="drafts to compare: base dpo=final_adapter …")
-    parser.add_argument("--prompt", help="one prompt")
+    parser.add_argument("--prompt", type=utf8, help="one prompt")
     parser.add_argument("--prompts-file", type=Path, metavar="FILE", help='many: one {"prompt": …} a line')
     parser.add_argument("--adapter-path", default="./final_adapter", help="LoRA adapter of the dpo draft (default %(default)s)")
     add_sampling_arguments(parser)
@@ -392,6 +361,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_arguments()
+    check_outputs(args.json, args.trace, inputs=[args.prompts_file] if args.prompts_file else [])
     settings, prompts, drafts = read_settings(args), read_prompts(args), chosen_drafts(args)
     pair = choose_pair(args)
     if args.trace:
@@ -426,7 +396,7 @@ def main() -> int:
         output.print()
         print_report(output, rows)
         if interrupted:
-            say("stopped by Ctrl-C; the metrics above are of what was decoded until then.")
+            say("stopped before the end; the metrics are of what was decoded until then.")
             break
     if args.json == "-":
         put_json(result, args.json)
@@ -440,15 +410,18 @@ def decode_with_all(
     rows: list[dict] = []
     baseline = None
     for name, (drafter, adapter) in drafters.items():
-        output.print(f"\n[{name}] {prompt}", markup=False, soft_wrap=True)
+        put(output, f"\n[{name}] {prompt}", end="\n")
         printer = Printer(output, engine.tokenizer)
         if trace:
             trace.start(prompt, name, seed)
 
         def show(block: Block, printer=printer) -> None:
-            printer(block)
             if trace:
                 trace(block)
+            try:
+                printer(block)
+            except SystemExit:  # rich's answer to a reader of stdout who left: what was decoded is kept, as after Ctrl-C
+                raise KeyboardInterrupt from None
 
         decoded = run_prompt(engine, prompt, name, settings, seed, drafter, show)
         output.print()

@@ -157,8 +157,8 @@ def compare_names(tuned, path: Path) -> None:
     missing, foreign = sorted(needed - found), sorted(found - known)
     if missing or foreign:
         raise Problem(
-            f"the adapter at {path} does not fit the draft: {len(missing)} of its tensors are missing, {len(foreign)} belong to "
-            f"another model ({(missing + foreign)[0]}). Name another, or train it again."
+            f"the adapter at {path} does not fit the draft: {len(missing)} of its tensors are missing, {len(foreign)} belong "
+            f"to another model ({(missing + foreign)[0]}). Name another, or train it again."
         )
 
 

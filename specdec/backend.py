@@ -119,7 +119,7 @@ def check_cache(cached: CachedModel, ids: list[int]) -> None:
         reason = (str(error).splitlines() or [""])[0]
         raise Problem(f"{name} does not run with a KV cache ({type(error).__name__}: {reason}). {WRONG_CACHE}") from None
     if once.isnan().any():
-        raise Problem(f"the logits of {name} are not numbers: its weights, or those of its adapter, are damaged. Load others.")
+        raise Problem(f"the logits of {name} are not numbers: its weights or its adapter's are damaged. Load others.")
     if lengths != {3}:
         raise Problem(f"after 3 tokens the KV cache of {name} holds {sorted(lengths) or 'none'}. {WRONG_CACHE}")
     if not croppable:

@@ -8,12 +8,15 @@ torch and transformers are imported inside the functions that need them: `--help
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from specdec.terminal import Problem, say
+from specdec.terminal import Problem, random_seed, say
 from specdec.weights import GgufFile, converted, hub_answers
 
 if TYPE_CHECKING:
@@ -87,7 +90,9 @@ PAIRS = {
         ),
         Pair("smollm2-qwen", SMOLLM2, QWEN_CODER),  # the two that pip alone can reach: another family's draft, the faster one,
         Pair("qwen-coder", QWEN_CODER_HALF, QWEN_CODER),  # and the verifier's own family, with its whole vocabulary
-        Pair("gpt2", Model("distilbert/distilgpt2"), Model("openai-community/gpt2-large")),  # seed 003's three
+        Pair(
+            "gpt2", Model("distilbert/distilgpt2"), Model("openai-community/gpt2-large")
+        ),  # the first study of code has these three
         Pair("qwen2.5", Model("Qwen/Qwen2.5-0.5B"), Model("Qwen/Qwen2.5-7B"), "nf4"),
         Pair("pythia", Model("EleutherAI/pythia-70m"), Model("EleutherAI/pythia-12b"), "nf4"),
     )
@@ -109,7 +114,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--draft", metavar="ID_OR_PATH", help="a draft model instead of the pair's")
     group.add_argument("--verifier", metavar="ID_OR_PATH", help="a verifier (target) model instead of the pair's")
     group.add_argument("--quantization", choices=("nf4", "none"), help="of both models (default: the pair's own)")
-    group.add_argument("--seed", type=int, default=42, help="seed of every random draw (default 42)")
+    group.add_argument("--seed", type=random_seed, default=42, help="seed of every random draw (default 42)")
 
 
 def choose_pair(args: argparse.Namespace) -> Pair:
@@ -132,8 +137,8 @@ def choose_pair(args: argparse.Namespace) -> Pair:
     if args.draft or args.verifier:
         pair = Pair(
             "custom",
-            Model(args.draft) if args.draft else pair.draft,
-            Model(args.verifier) if args.verifier else pair.verifier,
+            named_model(args.draft) if args.draft else pair.draft,
+            named_model(args.verifier) if args.verifier else pair.verifier,
             "none" if args.quantization is None else args.quantization,
         )
         reason = "--draft or --verifier replaces a model"
@@ -143,6 +148,14 @@ def choose_pair(args: argparse.Namespace) -> Pair:
         raise Problem("the phi3 pair needs a CUDA device and none is here. Use --pair smollm2-qwen, which runs on a CPU.")
     say(f"pair {pair.name}: {pair.draft.id} drafts for {pair.verifier.id}, {pair.quantization} ({reason})")
     return pair
+
+
+def named_model(text: str) -> Model:
+    """A model given by --draft or --verifier: a folder, else one of the pairs' with its pins and weights, else a hub id."""
+    if Path(text).is_dir():
+        return Model(text)
+    known = [model for pair in PAIRS.values() for model in (pair.draft, pair.verifier) if model.id == text]
+    return known[0] if known else Model(text)
 
 
 # --- loading ----------------------------------------------------------------------------------------------------------
@@ -197,17 +210,87 @@ def load_model(model: Model, quantization: str = "none", dtype: torch.dtype | No
     NF4 is QLoRA's data type with double quantisation (Dettmers et al. 2023, arXiv 2305.14314, section 3).
 
     Raises:
-        Problem: as `load_tokenizer`.
+        Problem: as `load_tokenizer`, weights are not finite, or missing, which transformers alone would make up at random.
     """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
+    if dtype is None and compute_dtype() == torch.float32:
+        explain_float32()
     options: dict = {"dtype": dtype or compute_dtype(), "device_map": {"": device()}, "use_safetensors": True}
     if quantization == "nf4":
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=torch.bfloat16
         )
-    return load_pretrained(AutoModelForCausalLM, model, **options).eval()
+    loaded, found = load_pretrained(AutoModelForCausalLM, model, output_loading_info=True, **options)
+    missing = sorted(found["missing_keys"]) or sorted(key for key, *_ in found["mismatched_keys"])
+    if missing:
+        raise Problem(
+            f"the weights of {model.id} lack {len(missing)} of the model's tensors ({missing[0]}, …). "
+            "Download or convert them again."
+        )
+    for name, parameter in loaded.named_parameters():
+        # Attention can hide a NaN from the logits. A sum cannot, and it reads every number once.
+        if parameter.is_floating_point() and not parameter.sum(dtype=torch.float32).isfinite():
+            raise Problem(f"the weights of {model.id} hold numbers that are not finite ({name}). Choose others.")
+    return loaded.eval()
+
+
+@cache
+def explain_float32() -> None:
+    """Said once: the CPU of this machine has no units for bf16."""
+    say(
+        "this CPU has no bf16 units: models run in float32, exact for the same weights, in twice their memory and at most half "
+        "the speed; answers to one random seed differ from those of a machine that computes in bf16"
+    )
+
+
+def refuse_without_memory(models: list[Model], quantization: str = "none") -> None:
+    """Refuses, before anything is loaded, models whose weights alone are larger than the memory that can be had.
+
+    Raises:
+        Problem: with both numbers.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    parameters = 0
+    for model in models:
+        config = load_pretrained(AutoConfig, model)
+        try:
+            with torch.device("meta"):
+                empty = AutoModelForCausalLM.from_config(config)
+        except ValueError:  # no causal language model: loading says so in its own words
+            return
+        parameters += sum(parameter.numel() for parameter in empty.parameters())
+    needed = parameters * (0.5 if quantization == "nf4" else compute_dtype().itemsize)
+    available = memory_to_be_had()
+    if available is not None and needed > available:
+        names = " and ".join(model.id for model in models)
+        raise Problem(
+            f"the weights of {names} take {needed / 2**30:.1f} GiB, and {available / 2**30:.1f} GiB of memory can be had. "
+            "Close other programs or choose a smaller pair by --pair."
+        )
+
+
+def memory_to_be_had() -> int | None:
+    """Bytes that this process can still take, on the GPU if there is one; an upper bound; None where nothing tells."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.mem_get_info()[0]
+    bounds = []
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        kib = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+        bounds.append((kib["MemAvailable"] + kib["SwapFree"]) * 1024)
+    except (OSError, KeyError):  # not Linux: all that is built in
+        names = getattr(os, "sysconf_names", {})
+        if "SC_PHYS_PAGES" in names:
+            bounds.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with suppress(OSError, ValueError):  # a container's own limit; "max" where there is none
+        bounds.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(bounds, default=None)
 
 
 def pack_linears(model: PreTrainedModel) -> PreTrainedModel:
@@ -259,6 +342,23 @@ def stop_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> froz
     return frozenset(token for token in found if token is not None)
 
 
+def context_of(config) -> int | None:
+    """The number of tokens that a model can read, None where nothing limits it.
+
+    With LongRoPE and dynamic RoPE that is the original context. Beyond it their rotary frequencies change with the longest
+    text seen, for tokens in the cache and new ones alike, so the text would depend on how many tokens are read at once: on K.
+    """
+    text = config.get_text_config()
+    context = getattr(text, "max_position_embeddings", None)
+    ropes = getattr(text, "rope_parameters", None) or {}
+    by_layer_type = [rope for rope in ropes.values() if isinstance(rope, dict)]
+    for rope in (ropes, *by_layer_type):
+        if rope.get("rope_type") in ("longrope", "dynamic"):
+            original = rope.get("original_max_position_embeddings") or context
+            context = original if context is None else min(context, original)
+    return context
+
+
 def chat_text(tokenizer: PreTrainedTokenizerBase, prompt: str) -> str:
     """The text a model reads for a user's prompt: its chat template where it has one, else the prompt itself."""
     if not tokenizer.chat_template:
@@ -271,8 +371,53 @@ def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=not tokenizer.chat_template)["input_ids"]
 
 
+PLACEHOLDER = "0placeholder0of0what0the0user0wrote0"
+
+
+def prompt_token_ids(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, template: PreTrainedTokenizerBase | None = None
+) -> list[int]:
+    """The tokens that a model reads for a user's prompt, in the chat template of `template` (default: the tokenizer's own).
+
+    What a user wrote is text: `<|im_end|>` in a prompt is read as the characters that it is, not as the end of a turn. Such a
+    prompt is tokenized apart from its template; every other one together with it, as the models were trained.
+    """
+    template = template or tokenizer
+    whole = chat_text(template, prompt)
+    opens_text = not template.chat_template and template is tokenizer  # a base model: the tokenizer adds what begins a text
+    if not holds_added_token(tokenizer, prompt):
+        return tokenizer(whole, add_special_tokens=opens_text)["input_ids"]
+    frame = chat_text(template, PLACEHOLDER)
+    if frame.count(PLACEHOLDER) != 1:
+        raise Problem("this chat template rewrites what a user wrote, and the prompt holds a special token. Take it out.")
+    before, _, after = frame.partition(PLACEHOLDER)
+    ids = tokenizer(before, add_special_tokens=opens_text)["input_ids"]
+    ids += plain_token_ids(tokenizer, prompt.strip() if whole == frame.replace(PLACEHOLDER, prompt.strip()) else prompt)
+    return ids + (tokenizer(after, add_special_tokens=False)["input_ids"] if after else [])
+
+
+def holds_added_token(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    """Whether tokenizing `text` finds one of the tokens that are matched before all others: turns, roles, tools."""
+    added = tokenizer.added_tokens_decoder
+    return any(id in added for id in tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def plain_token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Tokenizes `text` as if the tokenizer had no added tokens."""
+    backend = tokenizer.backend_tokenizer
+    if backend.normalizer:
+        text = backend.normalizer.normalize_str(text)
+    pieces = [piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str(text)] if backend.pre_tokenizer else [text]
+    return [token.id for piece in pieces for token in backend.model.tokenize(piece)]
+
+
 def load_pretrained(auto_class: type, model: Model, **options):
-    """One road for tokenizers and models: a local folder, a converted GGUF, or the hub."""
+    """One way for tokenizers and models: a local folder, a converted GGUF, or the hub.
+
+    Raises:
+        Problem: there is no such model, it cannot be fetched, or its files cannot be read.
+    """
+    from safetensors import SafetensorError
     from transformers.utils import logging
 
     logging.set_verbosity_error()
@@ -280,6 +425,8 @@ def load_pretrained(auto_class: type, model: Model, **options):
     source, revision = model.id, model.revision
     if model.gguf:
         source, revision = str(converted(model.id, model.gguf)), None
+    elif Path(model.id).is_file():
+        raise Problem(f"{model.id} is a file. Name the folder that holds the model's config.json and weights.")
     elif not Path(model.id).is_dir():
         if model.id.startswith((".", "/", "~")) or model.id.count("/") > 1:
             raise Problem(f"no model folder at {model.id}. Check the path.")
@@ -287,10 +434,10 @@ def load_pretrained(auto_class: type, model: Model, **options):
             options["local_files_only"] = True
     try:
         return auto_class.from_pretrained(source, revision=revision, trust_remote_code=False, **options)
-    except (OSError, ValueError) as fault:
-        if "out of memory" in str(fault):
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        if "out of memory" in str(error):
             raise
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise Problem(
-            f"cannot load {model.id}: {str(fault).splitlines()[0]} "
-            "Check the name, the network, or download it on a machine that has one."
+            f"cannot load {model.id}: {first} Check the name, the network, or download it on a machine that has one."
         ) from None

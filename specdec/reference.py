@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from transformers import GenerationConfig
+from specdec.sampling import warp
 
+if TYPE_CHECKING:
     from specdec.engine import Engine
     from specdec.sampling import Settings
 
@@ -19,21 +19,30 @@ def use_plain_sampling(model) -> None:
     model.generation_config = GenerationConfig()
 
 
-def generation_config(engine: Engine, settings: Settings, **options) -> GenerationConfig:
-    """What tells `generate` to sample from the same p as our loop; see `use_plain_sampling`."""
-    from transformers import GenerationConfig
+def generate_options(engine: Engine, settings: Settings, **options) -> dict:
+    """What makes `generate` sample from the same p as our loop: `generate(ids, **generate_options(engine, settings))`.
 
-    return GenerationConfig(
+    Its own top-p may keep other ones of equally probable tokens than ours does, so with top-p it is given our function
+    instead. Temperature and top-k mean the same in both. `options` go into the generation config; see `use_plain_sampling`.
+    """
+    from transformers import GenerationConfig, LogitsProcessorList
+
+    def by_our_warp(ids, scores):
+        return warp(scores, settings)
+
+    ours = settings.top_p < 1
+    config = GenerationConfig(
         do_sample=True,
-        temperature=settings.temperature,
-        top_k=settings.top_k,
-        top_p=settings.top_p,
+        temperature=1.0 if ours else settings.temperature,
+        top_k=0 if ours else settings.top_k,
+        top_p=1.0,
         max_new_tokens=settings.max_new_tokens,
         eos_token_id=sorted(engine.stop),
         pad_token_id=min(engine.stop),
         suppress_tokens=engine.verifier.unnamed.tolist() or None,
         **options,
     )
+    return {"generation_config": config, "logits_processor": LogitsProcessorList([by_our_warp] if ours else [])}
 
 
 def assistance(engine: Engine, assistant, settings: Settings) -> dict:

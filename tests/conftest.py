@@ -74,6 +74,37 @@ def save_tiny_llama(folder: Path, tokenizer, seed: int, width: int = 32, rows: i
     return str(folder)
 
 
+def small_model(architecture: str, **changes):
+    """A random model of 64 tokens in float32, of any of transformers' causal architectures."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 128,
+        "pad_token_id": 0,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "initializer_range": 0.3,
+        "sliding_window": 5,
+    }
+    own = {
+        "jamba": {"num_experts": 2},
+        "bamba": {"mamba_n_heads": 4, "mamba_d_head": 16},
+        "lfm2": {"layer_types": ["conv", "full_attention"]},
+        "recurrent_gemma": {"lru_width": 32, "attention_window_size": 8},
+        "rwkv": {"attention_hidden_size": 32},
+    }.get(architecture, {})
+    config = AutoConfig.for_model(architecture, **sizes | own | changes)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory) -> SimpleNamespace:
     """Folders of a draft, a verifier of the same vocabulary, and a verifier of an overlapping one."""

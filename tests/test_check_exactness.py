@@ -10,13 +10,13 @@ import speculative_decode
 
 
 @pytest.mark.parametrize("verifier", ["verifier", "overlapping"])
-def test_generate_and_ours_agree_with_the_law(cli, tiny, verifier):
+def test_generate_and_ours_agree_with_the_verifier(cli, tiny, verifier):
     status, out, err = cli(
         check_exactness, "--draft", tiny.draft, "--verifier", getattr(tiny, verifier), "--samples", 400, "--json", "-"
     )
     results = json.loads(out)["results"]
     assert status == 0, err
-    assert results["ours"]["bins"] >= 4, "the law is not trivial"
+    assert results["ours"]["bins"] >= 4, "the distribution is not trivial"
     assert sum(row["found"] for row in results["ours"]["openings"]) == 400
 
 
@@ -33,23 +33,53 @@ def test_a_broken_rule_is_caught(cli, tiny, monkeypatch):
     assert status == 1 and json.loads(out)["results"]["ours"]["p_value"] < 1e-6
 
 
-@pytest.mark.parametrize("arguments", [["--samples", "3"], ["--temperature", "0"], ["--prompt", " "]])
+def test_every_k_is_really_drafted(cli, tiny, monkeypatch):
+    """At K = 8 a block that reaches the compared tokens drafts 8, unless a stop token ends it."""
+    real, asked = speculative_decode._block, []
+
+    def noting(verifier, drafter, last, k, *others):
+        asked.append(k)
+        return real(verifier, drafter, last, k, *others)
+
+    monkeypatch.setattr(speculative_decode, "_block", noting)
+    status, _, err = cli(
+        check_exactness, "--draft", tiny.draft, "--verifier", tiny.verifier, "--samples", 200, "--k", 8, "--json", "-"
+    )
+    assert status == 0, err
+    assert set(asked) == {8}
+
+
+def test_a_cache_that_cannot_take_back_eight_tokens_is_caught(cli, tiny, monkeypatch):
+    """Right up to three tokens: texts of three could not show it."""
+    from specdec.backend import CachedModel
+
+    drop = CachedModel.drop
+    monkeypatch.setattr(CachedModel, "drop", lambda model, count: drop(model, min(count, 3)))
+    status, out, _ = cli(
+        check_exactness, "--draft", tiny.draft, "--verifier", tiny.verifier, "--samples", 400, "--k", 8, "--json", "-"
+    )
+    assert status == 1 and json.loads(out)["results"]["ours"]["p_value"] < 1e-6
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--samples", "3"], ["--temperature", "0"], ["--temperature", "1e-40"], ["--k", "0"], ["--prompt", " "]]
+)
 def test_bad_input_is_one_line(cli, arguments):
     status, out, err = cli(check_exactness, *arguments)
     assert status == 1 and out == "" and len(err.splitlines()) == 1
 
 
-def test_far_samples_have_no_chance():
+def test_samples_far_from_the_distribution_fail():
     """All samples on one of two even openings: chi-square's p-value is nil, the distance a half."""
 
     class Names:
         decode = staticmethod(str)
 
-    law = {(0,): 0.5, (1,): 0.5}
-    assert check_exactness.compare([(0,)] * 100, law, Names)["p_value"] < 1e-12
-    even = check_exactness.compare([(0,), (1,)] * 50, law, Names)
+    exact = {(0,): 0.5, (1,): 0.5}
+    assert check_exactness.compare([(0,)] * 100, exact, Names)["p_value"] < 1e-12
+    even = check_exactness.compare([(0,), (1,)] * 50, exact, Names)
     assert even["p_value"] == pytest.approx(1) and even["total_variation"] == pytest.approx(0)
     assert torch.tensor([row["found"] for row in even["openings"]]).sum() == 100
-    outside = check_exactness.compare([(0,), (1,)] * 40 + [(2,)] * 20, law, Names)
-    assert outside["p_value"] < 1e-3, "texts that the law does not know count against it"
+    outside = check_exactness.compare([(0,), (1,)] * 40 + [(2,)] * 20, exact, Names)
+    assert outside["p_value"] < 1e-3, "texts that have no probability count against it"
     assert outside["others"] == ["[2]"]

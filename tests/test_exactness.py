@@ -1,7 +1,7 @@
-"""Speculative decoding must not change the verifier's law. Shown against exact enumeration, with broken rules that fail.
+"""Speculative decoding must not change the verifier's distribution. Shown against exact enumeration, with broken rules that fail.
 
 The models are tables: their logits depend on the last two tokens of the KV cache and on its length, so that a cache
-that is one token off, or a token read twice, shows in the law. The cache is transformers' own DynamicCache.
+that is one token off, or a token read twice, shows in the texts. The cache is transformers' own DynamicCache.
 """
 
 import itertools
@@ -23,25 +23,35 @@ VOCABULARY, LENGTH, SAMPLES = 4, 4, 2000
 NEVER = frozenset()
 
 
+@pytest.fixture(autouse=True)
+def no_gradients():
+    with torch.inference_mode():
+        yield
+
+
 class TableModel:
     """Looks like a transformers model; keeps the tokens themselves as the cache's keys."""
 
     def __init__(self, seed: int, vocabulary: int = VOCABULARY, rows: int | None = None):
         generator = torch.Generator().manual_seed(seed)
         rows = rows or vocabulary
-        self.table = 1.5 * torch.randn(2, rows, rows, rows, generator=generator)
+        self.table = (1.5 * torch.randn(2, rows, rows, rows, generator=generator)).tolist()
         self.config = SimpleNamespace(vocab_size=rows)
+        self.dtype = torch.float32
         self.device = torch.device("cpu")
 
-    def logits(self, history: list[int]) -> torch.Tensor:
+    def row(self, history: list[int]) -> list[float]:
         before = history[-2] if len(history) > 1 else 0
-        return self.table[len(history) % 2, before, history[-1]].clone()
+        return self.table[len(history) % 2][before][history[-1]]
+
+    def logits(self, history: list[int]) -> torch.Tensor:
+        return torch.tensor(self.row(history))
 
     def __call__(self, tokens, past_key_values, use_cache, logits_to_keep):
-        new = tokens[0].float().view(1, 1, -1, 1)
-        history = past_key_values.update(new, new, 0)[0].flatten().long().tolist()
+        new = tokens[0].view(1, 1, -1, 1)
+        history = past_key_values.update(new, new, 0)[0].flatten().tolist()
         ends = range(len(history) - logits_to_keep + 1, len(history) + 1)
-        return SimpleNamespace(logits=torch.stack([self.logits(history[:end]) for end in ends])[None])
+        return SimpleNamespace(logits=torch.tensor([[self.row(history[:end]) for end in ends]]))
 
 
 class Case:
@@ -62,7 +72,8 @@ class Case:
     def run(self, settings: Settings, stop=NEVER, seed=0, drafter_class=Drafter, cached_class=CachedModel, samples=SAMPLES):
         """Yields the blocks of `samples` decoded texts."""
         verifier = cached_class(self.verifier_model, set(range(VOCABULARY)))
-        drafter = drafter_class(CachedModel(self.draft, set(range(5))), self.shared, self.verifier_model.config.vocab_size)
+        draft = CachedModel(self.draft, set(range(self.draft.config.vocab_size)))
+        drafter = drafter_class(draft, self.shared, self.verifier_model.config.vocab_size)
         generator = torch.Generator().manual_seed(seed)
         draft_prompt = self.shared.translate(self.prompt)
         for _ in range(samples):
@@ -70,7 +81,7 @@ class Case:
             yield list(decode(verifier, self.prompt[-1], settings, stop, generator, drafter))
 
 
-# --- the law, by another road: plain Python over the table ------------------------------------------------------------
+# --- the exact distribution, by another way: plain Python over the table ----------------------------------------------
 
 
 def reference_probs(logits: torch.Tensor, settings: Settings, allowed=range(VOCABULARY)) -> list[float]:
@@ -87,34 +98,34 @@ def reference_probs(logits: torch.Tensor, settings: Settings, allowed=range(VOCA
     return [kept.get(token, 0.0) / sum(kept.values()) for token in range(max(allowed) + 1)]
 
 
-def exact_law(case: Case, settings: Settings, stop) -> dict[tuple, float]:
+def exact_probabilities(case: Case, settings: Settings, stop) -> dict[tuple, float]:
     """Probability of every text of up to LENGTH tokens under the verifier alone."""
-    law: dict[tuple, float] = {}
+    exact: dict[tuple, float] = {}
 
     def grow(text: tuple, probability: float):
         if len(text) == LENGTH or (text and text[-1] in stop):
-            law[text] = probability
+            exact[text] = probability
             return
         probs = reference_probs(case.verifier_model.logits(case.prompt + list(text)), settings)
-        for token, chance in enumerate(probs):
-            if chance:
-                grow((*text, token), probability * chance)
+        for token, value in enumerate(probs):
+            if value:
+                grow((*text, token), probability * value)
 
     grow((), 1.0)
-    return law
+    return exact
 
 
 def agreement(case: Case, settings: Settings, stop=NEVER, **options) -> float:
-    """The chi-square p-value of the decoded texts, cut to LENGTH tokens, against the verifier's exact law."""
-    law = exact_law(case, settings, stop)
+    """The chi-square p-value of the decoded texts, cut to LENGTH tokens, against the verifier's exact probabilities."""
+    exact = exact_probabilities(case, settings, stop)
     texts = Counter(
         tuple(token for block in blocks for token in block.tokens)[:LENGTH] for blocks in case.run(settings, stop, **options)
     )
     total = sum(texts.values())
-    if set(texts) - set(law):  # a text that the verifier cannot write
+    if set(texts) - set(exact):  # a text that the verifier cannot write
         return 0.0
-    common = [text for text in law if law[text] * total >= 5]
-    observed, expected = [texts[text] for text in common], [law[text] * total for text in common]
+    common = [text for text in exact if exact[text] * total >= 5]
+    observed, expected = [texts[text] for text in common], [exact[text] * total for text in common]
     if total - sum(expected) >= 5:
         observed.append(total - sum(observed))
         expected.append(total - sum(expected))
@@ -142,7 +153,7 @@ SETTINGS = {
 
 @pytest.mark.parametrize("overlapping", [False, True], ids=["identical", "overlapping"])
 @pytest.mark.parametrize("name", SETTINGS)
-def test_law_is_the_verifiers(name, overlapping):
+def test_texts_are_the_verifiers(name, overlapping):
     assert agreement(Case(overlapping), SETTINGS[name]) > 1e-3
 
 
@@ -157,7 +168,9 @@ def test_stop_tokens_inside_a_block(overlapping):
 
 def test_rows_without_a_token_are_never_sampled():
     case = Case(padding=3)
-    case.verifier_model.table[..., VOCABULARY:] += 9  # they would win nearly always
+    for before in itertools.chain(*case.verifier_model.table):
+        for row in before:
+            row[VOCABULARY:] = [value + 9 for value in row[VOCABULARY:]]  # they would win nearly always
     assert agreement(case, settings()) > 1e-3
 
 
@@ -293,7 +306,7 @@ def test_top_p_without_its_boundary_token_is_caught(monkeypatch):
     assert agreement(Case(), SETTINGS["top-p"]) < 1e-6
 
 
-# --- the draft's cache: wrong contexts keep the law but cost acceptance, so Σ min(p, q) is compared exactly -----------
+# --- the draft's cache: wrong contexts cost acceptance alone, so Σ min(p, q) is compared exactly -----------------------
 
 
 def overlap_error(case: Case, settings: Settings, drafter_class=Drafter, samples=40) -> float:
@@ -302,10 +315,10 @@ def overlap_error(case: Case, settings: Settings, drafter_class=Drafter, samples
     for blocks in case.run(settings, samples=samples, drafter_class=drafter_class):
         text: tuple[int, ...] = ()
         for block in blocks:
-            for place, reported in enumerate(block.overlap):
-                if place > len(block.tokens) - 1:
+            for position, reported in enumerate(block.overlap):
+                if position > len(block.tokens) - 1:
                     continue
-                history = [*case.prompt, *text, *block.tokens[:place]]
+                history = [*case.prompt, *text, *block.tokens[:position]]
                 p = reference_probs(case.verifier_model.logits(history), settings)
                 in_draft_ids = case.shared.translate(history)
                 q = reference_probs(case.draft.logits(in_draft_ids), settings, allowed=sorted(case.shared.draft_ids))
@@ -352,7 +365,7 @@ def test_draft_cache_off_by_one_is_caught(broken):
 
 
 def test_acceptance_is_the_overlap_of_p_and_q():
-    """Leviathan et al. 2023, corollary 3.6: the chance to accept is Σ_x min(p, q)."""
+    """Leviathan et al. 2023, corollary 3.6: the probability to accept is Σ_x min(p, q)."""
     generator = torch.Generator().manual_seed(3)
     p, q = torch.rand(2, 2, 6, generator=generator).softmax(-1)
     accepted = sum(verify_draft(p, q[:1], torch.multinomial(q[0], 1, generator=generator), generator)[0] for _ in range(20_000))
@@ -365,7 +378,8 @@ def test_acceptance_is_the_overlap_of_p_and_q():
 def test_block_efficiency_has_its_closed_form(k):
     """Independent positions: E[tokens per block] = (1 − α^(K+1)) / (1 − α) (Leviathan et al. 2023, equation 1)."""
     case = Case()
-    case.verifier_model.table[:], case.draft.table[:] = case.verifier_model.table[0, 0, 0], case.draft.table[0, 0, 0]
+    for model in (case.verifier_model, case.draft):
+        model.row = lambda history, constant=model.table[0][0][0]: constant
     long = Settings(k=k, temperature=1.0, max_new_tokens=4000)
     blocks = next(case.run(long, samples=1))
     alpha = metrics(blocks)["expected_acceptance"]
