@@ -29,6 +29,7 @@ from specdec.models import (
 )
 from specdec.provenance import provenance
 from specdec.reference import use_plain_sampling
+from specdec.sampling import Settings, check_settings
 from specdec.terminal import Problem, check_outputs, float_from_zero, positive_float, positive_int, put_json, run, utf8
 
 if TYPE_CHECKING:
@@ -113,6 +114,7 @@ def main() -> None:
     add_model_arguments(parser)
     args = parser.parse_args()
     check_outputs(args.json, inputs=[args.dataset])
+    check_settings(Settings(temperature=args.temperature, max_new_tokens=args.max_new_tokens))
     if args.prompt and not all(prompt.strip() for prompt in args.prompt):
         raise Problem("a prompt is empty. Give some text after --prompt.")
     held_out = [] if args.prompt else split_rows(read_pairs(args.dataset), args.eval_fraction, args.seed)[1]

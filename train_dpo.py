@@ -505,11 +505,11 @@ def train(args: argparse.Namespace, pair: Pair, tokenizer, sides: Sides) -> int:
 
 def finish(trainer, args: argparse.Namespace, settings: dict, checkpoints: Path, metrics: dict) -> None:
     """Writes the adapter and the metrics; then the checkpoints have done their part."""
-    write_adapter(trainer, args, settings, checkpoints, metrics)
+    folder = write_adapter(trainer, args, settings, checkpoints, metrics)
     if args.json:
         put_json(metrics, args.json)
     remove_checkpoints(checkpoints)
-    say(f"adapter, metrics and plot are in {args.output_dir}")
+    say(f"adapter, metrics and plot are in {args.output_dir if folder == args.output_dir.resolve() else folder}")
     if metrics["held_out"]:
         say("held out: " + held_out_line(metrics["held_out"]))
 

@@ -213,6 +213,16 @@ def test_the_answers_are_of_the_models_plain_distribution(cli, tiny, home, train
     assert result["conditions"]["temperature"] == 0 and result["command"].startswith("python test_trained_model.py")
 
 
+@pytest.mark.parametrize(
+    "option, value",
+    [("--temperature", "1e-30"), ("--temperature", "nan"), ("--samples", 0), ("--beta", -1), ("--eval-fraction", "nan")],
+)
+def test_settings_that_cannot_answer_are_refused_at_once(cli, home, monkeypatch, option, value):
+    monkeypatch.setattr(test_trained_model, "choose_pair", None)
+    status, _, err = cli(test_trained_model, option, value)
+    assert status in (1, 2) and option in err.splitlines()[-1] and "Traceback" not in err
+
+
 def stop_at_step(monkeypatch, step: int, stop) -> None:
     """Calls `stop` when the trainer has logged this step."""
     real = train_dpo.row_writer
