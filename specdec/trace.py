@@ -12,8 +12,12 @@ No torch in this module: a trace can be read without it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any
+
+from specdec.files import BadLine, parse_line
 
 
 @dataclass(frozen=True)
@@ -107,3 +111,94 @@ def read_block(row: dict) -> Block:
         value = row[field.name]
         values[field.name] = tuple(value) if isinstance(value, list) else value
     return Block(**values)
+
+
+# --- a trace file -----------------------------------------------------------------------------------------------------
+
+
+def read_trace(file: str | Path) -> list[tuple[dict, dict, list[dict]]]:
+    """(header row, run row, block rows) of every run in a trace file; `read_block` takes a block row. Each row is checked.
+
+    A file without a header, written by hand or by an earlier version, has {} there.
+
+    Raises:
+        OSError: no such file, a folder, no permission.
+        BadLine: file, line, and what is wrong with it: not JSON, cut off, of another kind, out of order.
+    """
+    runs: list[tuple[dict, dict, list[dict]]] = []
+    header: dict = {}
+    for number, row in _numbered(file):
+        try:
+            if {"conditions", "environment"} <= row.keys():
+                header = row
+            elif "block" in row:
+                _check_block(row, runs)
+                runs[-1][2].append(row)
+            elif {"run", "draft", "prompt"} <= row.keys():
+                _check_run(row)
+                runs.append((header, row, []))
+            else:
+                raise ValueError("neither a header, a run nor a block of a trace")
+        except ValueError as error:
+            raise BadLine(f"{file}, line {number}: {error}") from None
+    return runs
+
+
+def _numbered(file: str | Path) -> Iterator[tuple[int, dict]]:
+    with open(file, "rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip(b"\xef\xbb\xbf \t\r\n"):
+                continue
+            try:
+                yield number, parse_line(line.removeprefix(b"\xef\xbb\xbf"))
+            except ValueError as error:
+                cut = "" if line.endswith(b"\n") else "cut off, "
+                raise BadLine(f"{file}, line {number}: {cut}{error}") from None
+
+
+def _check_run(row: dict) -> None:
+    for key in ("draft", "prompt"):
+        if not isinstance(row[key], str):
+            raise ValueError(f"'{key}' is no text")
+    for key in ("settings", "models"):
+        if not isinstance(row.get(key, {}), dict):
+            raise ValueError(f"'{key}' is no object")
+
+
+def _check_block(row: dict, runs: list[tuple[dict, dict, list[dict]]]) -> None:
+    if not runs or runs[-1][1]["run"] != row.get("run"):
+        raise ValueError(f"a block of run {row.get('run')}, whose row does not stand before it")
+    expected = len(runs[-1][2])
+    if row["block"] != expected:
+        raise ValueError(f"block {row['block']} of run {row['run']}, where block {expected} is expected")
+    missing = [field.name for field in fields(Block) if field.name not in row]
+    if missing:
+        raise ValueError(f"'{missing[0]}' is missing")
+    drafted, accepted = row["drafted"], row["accepted"]
+    if not _all(drafted, int, or_none=True):
+        raise ValueError("'drafted' is no list of token ids")
+    if not isinstance(accepted, int) or not 0 <= accepted <= len(drafted):
+        raise ValueError(f"'accepted' is no number from 0 to {len(drafted)}, the drafts of the block")
+    if not _all(row["tokens"], int) or len(row["tokens"]) > accepted + 1:
+        raise ValueError("'tokens' is no list of at most accepted + 1 token ids")
+    if not isinstance(row["next_token"], int | None):
+        raise ValueError("'next_token' is no token id")
+    tested = min(accepted + 1, len(drafted))
+    for key in ("p", "q", "overlap"):
+        values = row[key]
+        if values is not None and not (_all(values, int | float) and len(values) in (0, tested)):
+            raise ValueError(f"'{key}' is no list of {tested} numbers, one for every tested draft")
+        if not all(0 <= value < 1.001 for value in values or []):  # float32 sums end a little above 1
+            raise ValueError(f"'{key}' holds a number that is no probability")
+    texts = row.get("drafted_text")
+    if texts is not None and not (_all(texts, str, or_none=True) and len(texts) == len(drafted)):
+        raise ValueError("'drafted_text' is no list of a text for every draft")
+    if not isinstance(row.get("next_text"), str | None):
+        raise ValueError("'next_text' is no text")
+
+
+def _all(values: object, kind, or_none: bool = False) -> bool:
+    """Whether `values` is a list of nothing else."""
+    if not isinstance(values, list):
+        return False
+    return all((or_none and value is None) or (isinstance(value, kind) and not isinstance(value, bool)) for value in values)
