@@ -452,6 +452,8 @@ def main() -> int | None:
     parser.add_argument("--price-in", type=float_from_zero, default=0, help="USD per million prompt tokens, for the summary")
     parser.add_argument("--price-out", type=float_from_zero, default=0, help="USD per million completion tokens")
     args = parser.parse_args()
+    if args.rows > 9999:
+        raise Problem("--rows can be 9999 at most: the ids have four digits.")
     if args.max_tokens < 0 or args.retries < 0:
         raise Problem("--max-tokens and --retries must be at least 0.")
 

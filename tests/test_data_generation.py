@@ -99,6 +99,7 @@ def test_another_plan_is_refused(cli, tmp_path):
         ("--seed", -1, 2),
         ("--seed", 2**64, 2),
         ("--rows", 0, 2),
+        ("--rows", 10_000, 1),
         ("--batch-size", 0, 2),
         ("--concurrency", 0, 2),
         ("--temperature", "nan", 2),

@@ -6,7 +6,7 @@ Outside CI: runs where `pip install xllamacpp` was done (llama.cpp in prebuilt w
 import pytest
 
 import data_generation
-from specdec import models
+from specdec import models, weights
 from specdec.files import read_jsonl
 
 xllamacpp = pytest.importorskip("xllamacpp")
@@ -14,9 +14,9 @@ xllamacpp = pytest.importorskip("xllamacpp")
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    monkeypatch.setenv(models.CACHE_VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setenv(weights.CACHE_VARIABLE, str(tmp_path / "cache"))
     params = xllamacpp.CommonParams()
-    params.model.path = str(models.fetch_gguf(models.SMOLLM2.gguf))
+    params.model.path = str(weights.fetch_gguf(models.SMOLLM2.gguf))
     params.n_ctx = 4096  # listens on a free port of 127.0.0.1
     params.n_parallel, params.cpuparams.n_threads = 1, 2
     running = xllamacpp.Server(params)
