@@ -53,7 +53,7 @@ from specdec.comparison import (
 from specdec.engine import Engine
 from specdec.files import append_jsonl, read_jsonl
 from specdec.intervals import RESAMPLES
-from specdec.models import Pair, add_model_arguments, choose_pair, load_pretrained
+from specdec.models import Pair, add_model_arguments, choose_pair, compute_dtype, load_pretrained
 from specdec.provenance import portable, provenance, start_rows
 from specdec.sampling import Settings, add_sampling_arguments, read_settings
 from specdec.terminal import Problem, check_outputs, positive_int, put_json, run, say
@@ -100,6 +100,7 @@ def conditions_of(pair: Pair, settings: Settings, drafts: dict[str, str | None],
         "draft": pair.draft.id,
         "verifier": pair.verifier.id,
         "quantization": pair.quantization,
+        "dtype": str(compute_dtype()).removeprefix("torch."),
         **{name: value for name, value in asdict(settings).items() if name not in without},
         "drafts": {name: path and portable(path) for name, path in drafts.items()},
         "adapters": {name: adapter_digest(path) for name, path in drafts.items()},

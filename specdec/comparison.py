@@ -49,13 +49,14 @@ class Measured:
     def _add(self, conditions: dict) -> None:
         fixed = {name: value for name, value in conditions.items() if name not in VARY}
         self.conditions = self.conditions or fixed
+        other = [f"{name} {value}" for name, value in fixed.items() if value != self.conditions.get(name)]
+        other += [name for name in self.conditions if name not in fixed]
         adapters = conditions.get("adapters", {})
-        other = "settings or models" if fixed != self.conditions else ""
-        if any(self.adapters.get(name, digest) != digest for name, digest in adapters.items()):
-            other = other or "adapters"
-        if other:
+        changed = [name for name, digest in adapters.items() if self.adapters.get(name, digest) != digest]
+        if other or changed:
+            what = f"settings or models ({other[0]})" if other else f"adapters ({changed[0]})"
             raise Problem(
-                f"{self.file} holds rows of other {other}. Give the same options again, or move the file away to measure again."
+                f"{self.file} holds rows of other {what}. Give the same options again, or move the file away to measure again."
             )
         self.adapters.update(adapters)
         self.drafts.update(conditions.get("drafts", {}))

@@ -321,9 +321,10 @@ def test_rows_of_other_settings_are_neither_resumed_nor_reported(steps, tmp_path
     assert "other settings" in last_line(steps("live", "--k", 3))
     assert "other settings" in last_line(steps("report", "--k", 3)), "the live rows are of K = 4"
     header, *rows = read_jsonl(tmp_path / "paired.jsonl")
-    warmer = {**header, "run_id": "other", "conditions": {**header["conditions"], "temperature": 1.0}}
-    write_jsonl(tmp_path / "paired.jsonl", [header, *rows, warmer])
-    assert "other settings" in last_line(steps("report"))
+    for other in ({"temperature": 1.0}, {"dtype": "float16"}):  # a CPU without bf16 units measures in float32
+        changed = {**header, "run_id": "other", "conditions": {**header["conditions"], **other}}
+        write_jsonl(tmp_path / "paired.jsonl", [header, *rows, changed])
+        assert "other settings" in last_line(steps("report"))
 
 
 def test_an_adapter_that_was_trained_again_is_refused(steps, tiny, tmp_path):
