@@ -28,7 +28,9 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate"
 
 def command() -> str:
     """The command as typed, paths relative to the repository; of a path outside it the last name alone."""
-    return "python " + shlex.join(portable(argument) for argument in (sys.argv[0], *sys.argv[1:]))
+    module = getattr(sys.modules["__main__"], "__spec__", None)  # set by `python -m NAME`
+    script = ["-m", module.name] if module else [portable(sys.argv[0])]
+    return "python " + shlex.join([*script, *map(portable, sys.argv[1:])])
 
 
 def portable(argument: str) -> str:

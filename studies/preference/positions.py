@@ -73,7 +73,7 @@ def bucket_of(position: int) -> str:
 
 
 def compare(rows: list[dict], groups: list[list[str]], draft: str, seed: int) -> dict[str, dict]:
-    """Per group of tokens: share of all tokens, the base draft's mean, and the draft's change with its interval over prompts."""
+    """Per group of tokens: its share of all tokens, the base draft's mean, the draft's change with its interval."""
     total = sum(map(len, groups))
     result = {}
     for group in dict.fromkeys(name for of_row in groups for name in of_row):
@@ -106,8 +106,9 @@ def main() -> None:
     answers = {row["prompt"]: row["token_ids"] for row in read_jsonl(RESULTS / "answers.jsonl") if not is_header(row)}
     measured = Measured(RESULTS / "paired.jsonl", PAIRED_KEYS)
     drafts = [name for name in load(RESULTS / "acceptance.json")["drafts"] if name != "base"]
+    environments = [header["environment"] for header in measured.headers.values()]
     result: dict = {**provenance({"buckets": [list(bounds) for bounds in BUCKETS], "seed": 42}),
-                    "measured": [header["environment"] for header in measured.headers.values()]}  # fmt: skip
+                    "measured": {"paired": environments},}  # fmt: skip
     for domain in ("at", "general"):
         rows = [row for row in joined(measured.rows) if row["domain"] == domain and row["source"] != "study0"]
         if not rows:

@@ -41,6 +41,7 @@ HERE = Path("studies/preference")
 FRONT, CARD, OWN = Path("README.md"), Path("DATASET_CARD.md"), HERE / "README.md"
 RESULTS, FIGURES = HERE / "results", HERE / "figures"
 REPORT, STUDY, LIVE = RESULTS / "acceptance.json", RESULTS / "study.json", RESULTS / "live.jsonl"
+POSITIONS = RESULTS / "positions.json"
 STUDY0 = Path("domains/study0.jsonl")  # the paper's prompts and what it printed of them
 
 DOMAINS = ("at", "general")
@@ -561,6 +562,63 @@ def draw_positions() -> Figure:
     return figure
 
 
+# --- where in the answer ----------------------------------------------------------------------------------------------
+
+COMPARED = ("dpo", "sft")  # the two objectives, on AT prompts
+
+
+def token_kinds() -> str:
+    """Every kind of token: how common it is, how often the base draft proposes it, what either objective changes there."""
+    result = load(POSITIONS)
+    dpo, sft = (result["at"]["by_kind"][draft] for draft in COMPARED)
+    rows = []
+    for kind, found in sorted(dpo.items(), key=lambda item: -item[1]["share"]):
+        cells = [percent(found["share"]), str(found["prompts"]), f"{found['base']:.3f}"]
+        rows.append([kind, *cells, span(found["change"], 3), span(sft[kind]["change"], 3)])
+    header = ["AT answers: tokens", "share", "prompts that have one", "base", "change by dpo", "change by sft"]
+    return f"{table(header, rows)}\n\n{hardware(result['measured']['paired'])}"
+
+
+def where() -> str:
+    """What the kinds say of the paper's explanation."""
+    dpo, sft = (load(POSITIONS)["at"]["by_kind"][draft] for draft in COMPARED)
+    marker, name, stop, word = (
+        dpo[kind]["change"]
+        for kind in ("list or heading marker", "name of a tool or standard", "the stop token", "beginning of a word")
+    )
+    return (
+        f"List markers, where a formatting mismatch would show, hardly move under DPO: {span(marker, 3)}. Names of tools and "
+        f"standards, which the chosen answers are full of, are accepted more often: {span(name, 3)}. The stop token falls by "
+        f"far the most, {span(stop, 3)}, and rises under sft, {span(sft['the stop token']['change'], 3)}. What carries the "
+        f"whole is the plain words: {percent(dpo['beginning of a word']['share'])} of the tokens begin one, {span(word, 3)}."
+    )
+
+
+def position_points(draft: str) -> list[tuple[str, dict]]:
+    found = load(POSITIONS)["at"]["by_position"][draft]
+    return sorted(((name, group["change"]) for name, group in found.items()), key=lambda item: int(item[0].split()[0]))
+
+
+def where_in_words() -> str:
+    parts = [f"{draft}: {', '.join(f'{n} {span(c, 3)}' for n, c in position_points(draft))}" for draft in COMPARED]
+    return f"Change of acceptance on AT prompts by position in the answer, with 95% intervals. {'; '.join(parts)}."
+
+
+def draw_where() -> Figure:
+    figure, (panel,) = new_figure(7, 3.5)
+    for number, draft in enumerate(COMPARED):
+        points = position_points(draft)
+        for index, (_, change) in enumerate(points):
+            panel.plot([index + 0.15 * number] * 2, change["interval"], color="black", linewidth=1)
+        at = [index + 0.15 * number for index in range(len(points))]
+        panel.plot(at, [change["mean"] for _, change in points], **point(number), linestyle="none", label=draft)
+    zero_line(panel, horizontal=True)
+    panel.set_xticks(range(len(points)), [name for name, _ in points])
+    panel.set(xlabel="tokens of the answer", ylabel="change against the base draft")
+    panel.legend()
+    return figure
+
+
 # --- pages ------------------------------------------------------------------------------------------------------------
 
 
@@ -583,6 +641,9 @@ OWN_PARTS: dict[str, Part] = {
     "figure changes": shown("changes", changes_in_words, OWN),
     "first run": first_run,
     "query types": query_types,
+    "where": where,
+    "token kinds": token_kinds,
+    "figure where": shown("where", where_in_words, OWN),
     "figure prompts": shown("prompts", prompts_in_words, OWN),
     "replayed": replayed,
     "by k": by_k,
@@ -606,6 +667,7 @@ PAGES: dict[Path, dict[str, Part]] = {FRONT: FRONT_PARTS, OWN: OWN_PARTS, CARD: 
 DRAWN = {
     FIGURES / "changes.png": draw_changes,
     FIGURES / "prompts.png": draw_prompts,
+    FIGURES / "where.png": draw_where,
     FIGURES / "positions.png": draw_positions,
 }
 
