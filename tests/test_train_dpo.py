@@ -627,6 +627,7 @@ def test_phi3_in_nf4_trains_and_compares(cli, phi3, home):
         "-",
         *more,
     )
+    assert status == 0, err
     result = json.loads(out)
     assert status == 0 and result["pair"]["vocabulary"] == "identical" and "does more work" in err
     assert [run["adapter"] for run in result["runs"]] == ["none", "none", "attached"]
