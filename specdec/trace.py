@@ -152,7 +152,7 @@ def _numbered(file: str | Path) -> Iterator[tuple[int, dict]]:
             try:
                 yield number, parse_line(line.removeprefix(b"\xef\xbb\xbf"))
             except ValueError as error:
-                cut = "" if line.endswith(b"\n") else "cut off, "
+                cut = "cut off, " if not line.endswith(b"\n") and str(error).startswith("not ") else ""
                 raise BadLine(f"{file}, line {number}: {cut}{error}") from None
 
 
