@@ -112,23 +112,26 @@ def test_replay_has_the_closed_form():
     assert accepted / drafted == pytest.approx(0.59, abs=0.001), "the figure of the README, for α = 0.8"
 
 
-@pytest.mark.parametrize("verifier", ["verifier", "overlapping"])
-def test_greedy_replay_is_greedy_decoding(tiny, verifier):
-    """At temperature 0 nothing is random: the replay of a text has the very blocks that decoding had."""
-    engine = Engine(models.Pair("custom", models.Model(tiny.draft), models.Model(getattr(tiny, verifier))))
-    drafter, _ = load_drafter(engine)
+def test_greedy_replay_is_greedy_decoding(tiny, tmp_path, monkeypatch):
+    """At temperature 0 nothing is random: the replay of a text has the very blocks that decoding had.
+
+    The verifier is the draft without its adapter, so that they agree in part; float32, so that no near-tie flips.
+    """
+    monkeypatch.setattr(models, "compute_dtype", lambda: torch.float32)
+    engine = Engine(models.Pair("custom", models.Model(tiny.draft), models.Model(tiny.draft)))
+    drafter, _ = load_drafter(engine, save_adapter(tiny, tmp_path / "tuned", 0))
     settings = Settings(temperature=0, max_new_tokens=30, k=3)
-    compared = 0.0
+    drafted = accepted = 0
     for prompt in ("What screen reader?", "Captions help", "Blind users?"):
         result = run_prompt(engine, prompt, "base", settings, 0, drafter)
         row = {"prompt": prompt, "token_ids": result.token_ids}
         with torch.inference_mode():
             found = evaluate_acceptance.measure(engine, {"base": drafter.model}, row, settings, {})
         assert set(found["overlap_by_position"]["base"]) <= {0.0, 1.0}
-        passes, _, accepted = expected_blocks(found["kept"]["base"], 3, 30)
-        assert (passes, accepted) == (len(result.blocks), sum(block.accepted for block in result.blocks))
-        compared += accepted
-    assert compared > 0, "no draft was ever accepted: the test would say nothing"
+        of_prompt = sum(block.accepted for block in result.blocks)
+        assert expected_blocks(found["kept"]["base"], 3, 30)[::2] == (len(result.blocks), of_prompt)
+        drafted, accepted = drafted + sum(len(block.drafted) for block in result.blocks), accepted + of_prompt
+    assert 0 < accepted < drafted, "all or none accepted: the test would say little"
 
 
 # --- the steps --------------------------------------------------------------------------------------------------------
@@ -188,7 +191,7 @@ def test_the_steps_resume_and_report(steps, tiny, tmp_path):
     assert [header["conditions"]["drafts"] for header in headers.values()] == [{"base": None}, {"base": None, "kl": "tuned"}]
     assert steps("report", drafts=drafts)[0] == 0
     report = json.loads((tmp_path / "acceptance.json").read_text())
-    assert report["command"].startswith("python evaluate_acceptance.py report") and report["conditions"]["k"] == 4
+    assert " report --results-dir " in report["command"] and report["conditions"]["k"] == 4
     assert report["drafts"]["base"] is None
     assert report["paired"]["at"]["prompts"] == 4 and 0 < report["paired"]["at"]["means"]["base"] < 1
     assert report["paired"]["at"]["changes"].keys() == {"kl"}

@@ -64,7 +64,7 @@ def test_a_row_is_the_prompt_row_and_its_answer(job, tmp_path, tiny):
     headers, rows = read_row_file(tmp_path / "answers.jsonl")
     (header,) = headers.values()
     assert header["conditions"] == {"verifier": tiny.overlapping, "quantization": "none", "max_new_tokens": 6}
-    assert header["command"].startswith("python generate_answers.py --prompts prompts.jsonl") and header["dtype"]
+    assert " --prompts prompts.jsonl --output answers.jsonl " in header["command"] and header["dtype"]
     assert len(rows) == len(texts(rows)) == 4 * 2 * 2
     for row in rows:
         assert (row["domain"], row["topic"], row["probs"], row["seed"]) == ("at", "screens", None, 42)
