@@ -6,8 +6,9 @@ llama.cpp are printed on stdout, with what the vocabularies of draft and verifie
 
 Which draft it is: the sum of base and adapter, made in float32 and rounded stochastically to bf16, as decoding makes it
 wherever bf16 is computed (specdec/adapters.py). A CPU without bf16 units decodes with the sum itself; what is exported there
-is rounded all the same. The random bits are those of the device that rounds: a GPU's are not a CPU's. Where a pair is
-decoded in NF4 the adapter stays apart there, and the exported draft, merged in bf16, is another one.
+is rounded all the same, a total variation of 0.004 away for the shipped draft. The random bits are those of the device that
+rounds: a GPU's are not a CPU's; and processors differ in the last bit of a float32 product, which moves a weight now and
+then. Where a pair is decoded in NF4 the adapter stays apart there, and the exported draft, merged in bf16, is another one.
 
     python export_draft.py --adapter-path final_adapter --output-dir exported/dpo
     python export_draft.py --adapter-path adapters/kl --output-dir exported/kl --gguf --quantize q8_0
@@ -156,8 +157,8 @@ def for_vllm(folder: str, verifier: str, verdict: str, same_rows: bool) -> dict[
 def for_llama_cpp(gguf: str | None, verdict: str) -> dict[str, str | None]:
     if verdict != "identical":
         note = (
-            "The vocabularies differ: llama.cpp refuses the pair, or, in versions from July 2025 to early 2026, translates by "
-            "way of text. As a model of its own the file loads: llama-cli --model FILE."
+            "The vocabularies differ: llama.cpp says so and goes on without the draft (seen in October 2026); some versions "
+            "since July 2025 translate by way of text. As a model of its own a GGUF file loads: llama-cli --model FILE."
         )
         return {"command": None, "note": note}
     if gguf is None:

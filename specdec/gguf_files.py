@@ -109,7 +109,8 @@ def encode(name: str, array: ndarray, quantize: str) -> tuple[ndarray, Any]:
     """(data, GGUF type): vectors stay float32, as llama.cpp wants them; matrices become F16 or Q8_0.
 
     F16 holds every bf16 number from 6.1e-5 to 65504 exactly and rounds smaller ones by at most 3e-8. Q8_0 takes rows of a
-    multiple of 32 columns; others become F16.
+    multiple of 32 columns; others become F16. Of the shipped draft F16 moves q by a total variation of 1e-6, Q8_0 by 0.015, on
+    average over positions of held-out answers, and Σ min(p, q) by no more (tests/test_real_llama_cpp.py).
     """
     import numpy
     from gguf import GGMLQuantizationType, quants
