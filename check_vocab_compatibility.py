@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import argparse
 
+from specdec.backend import logits_rows
 from specdec.models import Model, add_model_arguments, choose_pair, load_pretrained, load_tokenizer
-from specdec.terminal import Problem, put_json, run
+from specdec.terminal import Problem, check_outputs, put_json, run
 from specdec.vocabulary import alphabet, named_tokens, vocabulary_map
 
 
 def compare(draft_tokenizer, verifier_tokenizer, rows: tuple[int | None, int | None] = (None, None)) -> dict:
-    """Returns the full comparison as JSON-ready figures; `rows` are the logits rows of draft and verifier, if known."""
+    """Returns the full comparison as JSON-ready numbers; `rows` are the logits rows of draft and verifier, if known."""
     tokenizers = (draft_tokenizer, verifier_tokenizer)
     draft, verifier = (named_tokens(tokenizer) for tokenizer in tokenizers)
     draft_by_id, verifier_by_id = ({id: token for token, id in names.items()} for names in (draft, verifier))
@@ -73,7 +74,7 @@ def print_report(report: dict) -> None:
     from rich.console import Console
     from rich.markup import escape
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
     shared, differ = report["shared_strings"], report["ids_that_differ"]
     rows = report["logits_rows"]
     console.print(f"[bold]verdict: {report['verdict']}[/bold] – {MEANING[report['verdict']]}")
@@ -107,7 +108,7 @@ def _logits_rows(model: Model) -> int | None:
     from transformers import AutoConfig
 
     try:
-        return load_pretrained(AutoConfig, model).vocab_size
+        return logits_rows(load_pretrained(AutoConfig, model))
     except Problem:
         return None
 
@@ -117,6 +118,7 @@ def main() -> int:
     add_model_arguments(parser)
     parser.add_argument("--json", metavar="FILE", help="write the comparison as JSON to FILE, or - for stdout")
     args = parser.parse_args()
+    check_outputs(args.json)
     pair = choose_pair(args)
     report = compare(
         load_tokenizer(pair.draft), load_tokenizer(pair.verifier), (_logits_rows(pair.draft), _logits_rows(pair.verifier))

@@ -112,7 +112,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"auto (default) or one of {', '.join(PAIRS)}; auto takes phi3 on a GPU of 20 GiB or more, smollm2-qwen elsewhere",
     )
     group.add_argument("--draft", metavar="ID_OR_PATH", help="a draft model instead of the pair's")
-    group.add_argument("--verifier", metavar="ID_OR_PATH", help="a verifier (target) model instead of the pair's")
+    group.add_argument("--verifier", metavar="ID_OR_PATH", help="a verifier model instead of the pair's")
     group.add_argument("--quantization", choices=("nf4", "none"), help="of both models (default: the pair's own)")
     group.add_argument("--seed", type=random_seed, default=42, help="seed of every random draw (default 42)")
 
@@ -296,7 +296,7 @@ def memory_to_be_had() -> int | None:
 def pack_linears(model: PreTrainedModel) -> PreTrainedModel:
     """Repacks the linear layers of a CPU model for oneDNN, in place; models on a GPU are returned as they are.
 
-    torch's own linear lays each bf16 weight out anew on every call. Packed once, as torch's compiler does when it freezes
+    torch's own linear lays each bf16 weight out again on every call. Packed once, as torch's compiler does when it freezes
     a graph, a forward pass of one to five tokens takes about two thirds of the time, and the outputs are the same bits; in
     float32 a batch of 32 rows takes half the time.
 

@@ -56,8 +56,8 @@ def vocabulary_map(draft_tokenizer, verifier_tokenizer) -> VocabularyMap:
     verifier_by_id = {id: token for token, id in verifier.items()}
     # SmolLM2 lacks 21 rare single bytes; for those the draft reads a stand-in, which can cost acceptance but never
     # exactness: any q is allowed as long as it is the q that was sampled.
-    stand_in = draft_tokenizer.unk_token_id
-    stand_in = draft_tokenizer.eos_token_id if stand_in is None else stand_in
+    candidates = (draft_tokenizer.unk_token_id, draft_tokenizer.eos_token_id, draft_ids[0])
+    stand_in = next(id for id in candidates if id is not None)
     # The BPE model itself cuts a token's string into draft tokens: no normaliser or pre-tokenizer adds a space.
     cut = draft_tokenizer.backend_tokenizer.model.tokenize
 

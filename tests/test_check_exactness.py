@@ -9,6 +9,16 @@ import check_exactness
 import speculative_decode
 
 
+@pytest.fixture
+def no_assistant(monkeypatch):
+    """Leaves out transformers' own assisted sampling, which takes most of the time and is reported alone."""
+
+    def left_out(*arguments):
+        raise ValueError("left out of this test")
+
+    monkeypatch.setattr(check_exactness, "load_model", left_out)
+
+
 @pytest.mark.parametrize("verifier", ["verifier", "overlapping"])
 def test_generate_and_ours_agree_with_the_verifier(cli, tiny, verifier):
     status, out, err = cli(
@@ -20,7 +30,7 @@ def test_generate_and_ours_agree_with_the_verifier(cli, tiny, verifier):
     assert sum(row["found"] for row in results["ours"]["openings"]) == 400
 
 
-def test_a_broken_rule_is_caught(cli, tiny, monkeypatch):
+def test_a_broken_rule_is_caught(cli, tiny, monkeypatch, no_assistant):
     """The free or corrective token is always the verifier's favourite."""
     right = speculative_decode.verify_draft
 
@@ -33,7 +43,7 @@ def test_a_broken_rule_is_caught(cli, tiny, monkeypatch):
     assert status == 1 and json.loads(out)["results"]["ours"]["p_value"] < 1e-6
 
 
-def test_every_k_is_really_drafted(cli, tiny, monkeypatch):
+def test_every_k_is_really_drafted(cli, tiny, monkeypatch, no_assistant):
     """At K = 8 a block that reaches the compared tokens drafts 8, unless a stop token ends it."""
     real, asked = speculative_decode._block, []
 
@@ -49,7 +59,7 @@ def test_every_k_is_really_drafted(cli, tiny, monkeypatch):
     assert set(asked) == {8}
 
 
-def test_a_cache_that_cannot_take_back_eight_tokens_is_caught(cli, tiny, monkeypatch):
+def test_a_cache_that_cannot_take_back_eight_tokens_is_caught(cli, tiny, monkeypatch, no_assistant):
     """Right up to three tokens: texts of three could not show it."""
     from specdec.backend import CachedModel
 

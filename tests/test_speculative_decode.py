@@ -248,7 +248,7 @@ def test_prompt_longer_than_the_drafts_context(tiny):
     loaded.contexts["draft"] = 60
     loaded.prompt_ids(PROMPT, settings)
     with pytest.raises(Problem, match="draft's tokens, which exceeds its context of 60"):
-        loaded.prompt_ids(PROMPT * 3, settings)
+        loaded.prompt_ids(PROMPT * 6, settings)
 
 
 def test_an_answer_that_outgrows_the_draft_goes_on_without_it(cli, tiny, tmp_path):

@@ -54,7 +54,7 @@ def test_phi3_mini_and_medium():
 
 @pytest.mark.skipif(not PHI3.is_dir(), reason="the real Phi-3 tokenizers are not beside this checkout")
 def test_phi3_mini_and_mistral(tmp_path):
-    """The seed prints 991 mismatches. A full comparison finds 31,730; every 32nd id gives exactly 991 of 1000."""
+    """The study prints 991 mismatches. A full comparison finds 31,730; every 32nd id gives exactly 991 of 1000."""
     pytest.importorskip("mistral_common")
     pytest.importorskip("google.protobuf")
     file = importlib.resources.files("mistral_common") / "data" / "tokenizer.model.v1"
