@@ -178,7 +178,10 @@ def test_a_bad_trace_is_one_line_with_its_number(cli, trace, spoil, line, what):
 
 def test_byte_order_mark_blank_lines_and_line_ends_of_windows(trace):
     before = read_trace(trace)
-    trace.write_bytes(b"\xef\xbb\xbf\r\n" + trace.read_bytes().replace(b"\n", b"\r\n"))
+    original = trace.read_bytes()
+    trace.write_bytes(b"\xef\xbb\xbf" + original)
+    assert read_trace(trace) == before
+    trace.write_bytes(b"\xef\xbb\xbf\r\n" + original.replace(b"\n", b"\r\n"))
     assert read_trace(trace) == before
     trace.write_bytes(trace.read_bytes() + b'{"run": 2}')
     with pytest.raises(BadLine, match="line 14"):  # the blank first line is counted
@@ -429,9 +432,22 @@ def test_plain_where_there_is_no_terminal(trace):
     assert "base, block 1 of 3" in done.stdout and "\x1b" not in done.stdout
 
 
+@pytest.mark.skipif(os.name == "nt", reason="a pseudo-terminal")
+def test_plain_where_no_key_can_come(trace):
+    """A terminal to read in, but no keyboard: xargs, cron, `< /dev/null`."""
+    import pty
+
+    leader, follower = pty.openpty()
+    command = (sys.executable, "view_trace.py", str(trace))
+    done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=follower, stderr=subprocess.PIPE, timeout=60)
+    os.close(follower)
+    assert done.returncode == 0 and b"\x1b" not in os.read(leader, 65536)
+    os.close(leader)
+
+
 def test_works_without_torch_and_without_drawing(trace, tmp_path):
     code = (
-        "import sys, view_trace; sys.argv[1:] = sys.argv[1:]; view_trace.main()\n"
+        "import sys, view_trace; view_trace.main()\n"
         "print(*sorted({'torch', 'transformers', 'matplotlib'} & sys.modules.keys()), file=sys.stderr)"
     )
     command = (sys.executable, "-c", code, str(trace), "--html", str(tmp_path / "x.html"))

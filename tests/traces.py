@@ -55,7 +55,7 @@ ATTACKS = [
 ]
 EVIL = [
     run_row(0, "ba\x1b[1mse", prompt="</title><script>alert(1)</script>\n<!-- end --> \x1b[2J"),
-    block_row(0, 0, ATTACKS, 3, "'\"&<b>$x$"),
+    block_row(0, 0, ATTACKS, 3, "'&<b>$\\x$"),  # no mathematics, and not correct as such
     block_row(0, 1, ["    ", "\n\t", "日本語テキスト", "\x9b31m", "]]>"], 5, "a" * 70),
     run_row(1, '<i title="x">dpo</i>', prompt="</title><script>alert(1)</script>\n<!-- end --> \x1b[2J"),
     block_row(1, 0, ATTACKS, 5, "--><x>"),
