@@ -445,7 +445,7 @@ def write_draft(args: argparse.Namespace, model, settings: dict, metrics: dict, 
     return write_adapter_folder(args.output_dir, fill)
 
 
-def main() -> int | None:
+def main() -> None:
     args = parse_arguments()
     check_arguments(args)
     check_outputs(args.json, inputs=args.answers)

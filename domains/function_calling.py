@@ -38,8 +38,8 @@ QUERY_TYPES = {
 }  # the last repeats half of `multiple`
 ROWS = {"test": 120, "users": 600, "curated": 500}  # 2.5 MB
 SEED, LONGEST, SIMILAR = 42, 1500, 90  # random seed; tokens of a rendered prompt; of 100, by rapidfuzz
-JSON_TYPES = {name: name for name in ("object", "array", "string", "integer", "number", "boolean", "null")}
-BFCL_TYPES = {**JSON_TYPES, "dict": "object", "float": "number", "tuple": "array", "any": None}
+JSON_TYPES: dict[str, str | None] = {name: name for name in ("object", "array", "string", "integer", "number", "boolean", "null")}
+BFCL_TYPES: dict[str, str | None] = {**JSON_TYPES, "dict": "object", "float": "number", "tuple": "array", "any": None}
 MALFORMED = (ValueError, KeyError, TypeError, IndexError, AttributeError)  # what reading a row of another form raises
 
 
@@ -47,7 +47,7 @@ def to_json_schema(schema: dict, types: dict[str, str | None] = BFCL_TYPES) -> d
     """A copy of `schema`, its types translated by `types`. A property may itself be named "type". Raises one of MALFORMED."""
     if "type" in schema and schema["type"] not in types:
         raise ValueError(f"unknown type {schema['type']!r} in a tool's schema")
-    converted = {**schema, "type": types.get(schema.get("type"))}
+    converted = {**schema, "type": types.get(schema.get("type", ""))}
     if converted["type"] is None:
         del converted["type"]
     if "properties" in schema:
@@ -187,10 +187,12 @@ def draw(rows: list[dict], count: int, rng: random.Random, apart: bool = False) 
 
 def build(wheel: Path, tokenizer) -> tuple[dict[str, list[dict]], dict[str, dict]]:
     """The rows of each split, and a report: what each scenario left out, what each split holds."""
-    rng, built, lengths, report = random.Random(SEED), {}, {}, {}
+    rng, built, lengths = random.Random(SEED), {}, {}
+    report: dict[str, dict] = {}
     queries: dict[str, dict] = {}  # of both scenarios: a few users sent in what a curator wrote
     for scenario, query_types in QUERY_TYPES.items():
-        report[f"left out of {scenario}"] = left_out = Counter()
+        left_out: Counter[str] = Counter()
+        report[f"left out of {scenario}"] = left_out
         for row in [row for query_type in query_types for row in read_queries(wheel, query_type)]:
             lengths[row["id"]] = prompt_length(tokenizer, row)
             if not row["tools"] or lengths[row["id"]] > LONGEST:

@@ -102,7 +102,9 @@ def main() -> None:
 
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(converted(QWEN_CODER.id, QWEN_CODER.gguf) / "tokenizer.json"))
+    assert QWEN_CODER.gguf is not None
+    folder = converted(QWEN_CODER.id, QWEN_CODER.gguf)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     answers = {row["prompt"]: row["token_ids"] for row in read_jsonl(RESULTS / "answers.jsonl") if not is_header(row)}
     measured = Measured(RESULTS / "paired.jsonl", PAIRED_KEYS)
     drafts = [name for name in load(RESULTS / "acceptance.json")["drafts"] if name != "base"]
