@@ -37,7 +37,7 @@ from preprocess_and_load_dataset import (
     training_tokenizer,
 )
 from specdec.files import append_jsonl, read_jsonl, to_json, to_line, write_whole
-from specdec.models import Pair, add_model_arguments, choose_pair, compute_dtype, keep_freed_memory, load_model
+from specdec.models import Pair, add_model_arguments, choose_pair, compute_dtype, free_memory, keep_freed_memory, load_model
 from specdec.provenance import command, environment, is_header, peak_memory_bytes, provenance, start_rows
 from specdec.terminal import Problem, check_outputs, float_from_zero, positive_float, positive_int, put_json, run, say
 from specdec.training import (
@@ -48,7 +48,6 @@ from specdec.training import (
     checkpoint_folder,
     checkpoint_step,
     choose_targets,
-    free_memory,
     is_full,
     last_checkpoint,
     linear_names,

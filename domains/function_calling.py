@@ -38,7 +38,9 @@ QUERY_TYPES = {
 }  # the last repeats half of `multiple`
 ROWS = {"test": 120, "users": 600, "curated": 500}  # 2.5 MB
 SEED, LONGEST, SIMILAR = 42, 1500, 90  # random seed; tokens of a rendered prompt; of 100, by rapidfuzz
-JSON_TYPES: dict[str, str | None] = {name: name for name in ("object", "array", "string", "integer", "number", "boolean", "null")}
+JSON_TYPES: dict[str, str | None] = {
+    name: name for name in ("object", "array", "string", "integer", "number", "boolean", "null")
+}
 BFCL_TYPES: dict[str, str | None] = {**JSON_TYPES, "dict": "object", "float": "number", "tuple": "array", "any": None}
 MALFORMED = (ValueError, KeyError, TypeError, IndexError, AttributeError)  # what reading a row of another form raises
 

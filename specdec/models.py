@@ -8,7 +8,6 @@ torch and transformers are imported inside the functions that need them: `--help
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -264,8 +263,8 @@ def refuse_without_memory(models: list[Model], quantization: str = "none") -> No
             return
         parameters += sum(parameter.numel() for parameter in empty.parameters())
     needed = parameters * (0.5 if quantization == "nf4" else compute_dtype().itemsize)
-    available = memory_to_be_had()
-    if available is not None and needed > available:
+    available = free_memory()
+    if needed > available:
         names = " and ".join(model.id for model in models)
         raise Problem(
             f"the weights of {names} take {needed / 2**30:.1f} GiB, and {available / 2**30:.1f} GiB of memory can be had. "
@@ -273,28 +272,25 @@ def refuse_without_memory(models: list[Model], quantization: str = "none") -> No
         )
 
 
-def memory_to_be_had() -> int | None:
-    """Bytes that this process can still take, on the GPU if there is one; an upper bound; None where nothing tells."""
+def free_memory() -> int:
+    """Bytes that this process may still take: of the GPU, else of the machine, within its control group's limit."""
+    import psutil
     import torch
 
     if torch.cuda.is_available():
         return torch.cuda.mem_get_info()[0]
-    bounds = []
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        kib = {line.split(":")[0]: int(line.split()[1]) for line in lines}
-        bounds.append((kib["MemAvailable"] + kib["SwapFree"]) * 1024)
-    except (OSError, KeyError):  # not Linux: all that is built in
-        names = getattr(os, "sysconf_names", {})
-        if "SC_PHYS_PAGES" in names:
-            bounds.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    with suppress(OSError, ValueError):  # a container's own limit; "max" where there is none
-        bounds.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    return min(bounds, default=None)
+    free = psutil.virtual_memory().available + psutil.swap_memory().free
+    group = Path("/sys/fs/cgroup")
+    with suppress(OSError, ValueError):  # no such limit
+        limit = int((group / "memory.max").read_text())
+        used = int((group / "memory.current").read_text())
+        stat = (group / "memory.stat").read_text().split()
+        free = min(free, limit - used + int(stat[stat.index("file") + 1]))  # cached files give way
+    return free
 
 
 def pack_linears(model: PreTrainedModel) -> PreTrainedModel:
-    """Repacks the linear layers of a CPU model for oneDNN, in place; models on a GPU are returned as they are.
+    """Repacks the linear layers of a CPU model for oneDNN, in place; models on a GPU or in 4 bits are returned as they are.
 
     torch's own linear lays each bf16 weight out again on every call. Packed once, as torch's compiler does when it freezes
     a graph, a forward pass of one to five tokens takes about two thirds of the time, and the outputs are the same bits; in
@@ -305,7 +301,8 @@ def pack_linears(model: PreTrainedModel) -> PreTrainedModel:
     """
     import torch
 
-    if model.device.type != "cpu" or model.dtype != compute_dtype():
+    quantized = getattr(model, "is_quantized", False)  # there an adapter stays attached, and PEFT reads its layers' weights
+    if model.device.type != "cpu" or model.dtype != compute_dtype() or quantized:
         return model
 
     class PackedLinear(torch.nn.Module):

@@ -166,23 +166,6 @@ def memory_needed(model, lora_weights: int, sequences: int, length: int, recompu
     }
 
 
-def free_memory() -> int:
-    """Bytes that this process may still take: of the GPU, else of the machine, within its control group's limit."""
-    import psutil
-    import torch
-
-    if torch.cuda.is_available():
-        return torch.cuda.mem_get_info()[0]
-    free = psutil.virtual_memory().available
-    group = Path("/sys/fs/cgroup")
-    with contextlib.suppress(OSError, ValueError):  # no such limit
-        limit = int((group / "memory.max").read_text())
-        used = int((group / "memory.current").read_text())
-        stat = (group / "memory.stat").read_text().split()
-        free = min(free, limit - used + int(stat[stat.index("file") + 1]))  # cached files give way
-    return free
-
-
 def check_memory(needed: dict[str, int], free: int, remedy: str) -> None:
     """Says how much memory a training takes.
 

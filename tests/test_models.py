@@ -284,17 +284,15 @@ def test_what_cannot_fit_is_refused_with_both_numbers(tiny, monkeypatch):
         for model in pair
         for parameter in models.load_model(model).parameters()
     )
-    monkeypatch.setattr(models, "memory_to_be_had", lambda: needed)
+    monkeypatch.setattr(models, "free_memory", lambda: needed)
     models.refuse_without_memory(pair)
-    monkeypatch.setattr(models, "memory_to_be_had", lambda: needed - 1)
+    monkeypatch.setattr(models, "free_memory", lambda: needed - 1)
     with pytest.raises(Problem, match="take 0.0 GiB, and 0.0 GiB of memory"):
         models.refuse_without_memory(pair)
-    monkeypatch.setattr(models, "memory_to_be_had", lambda: None)
-    models.refuse_without_memory(pair)
 
 
-def test_memory_to_be_had_is_a_number_of_this_machine():
-    assert models.memory_to_be_had() is None or 2**20 < models.memory_to_be_had() < 2**46
+def test_free_memory_is_a_number_of_this_machine():
+    assert 2**20 < models.free_memory() < 2**46
 
 
 def test_a_cpu_without_bf16_is_told_once(tiny, monkeypatch, capsys):

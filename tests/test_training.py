@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from specdec import training
+from specdec import models, training
 from specdec.files import write_whole
 from specdec.terminal import Problem
 
@@ -308,7 +308,7 @@ def test_too_little_memory_is_said_with_the_number(capsys):
     assert "about 3.0 GiB" in capsys.readouterr().err
     with pytest.raises(Problem, match="about 3.0 GiB of memory .* and 1.0 are free. Close programs."):
         training.check_memory(needed, 2**30, "Close programs.")
-    assert training.free_memory() > 2**20
+    assert models.free_memory() > 2**20
 
 
 def test_weights_and_logits_that_are_not_finite_are_found():
