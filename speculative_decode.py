@@ -367,7 +367,7 @@ def main() -> int:
     if args.trace:
         write_whole(args.trace, "")
     engine = Engine(pair)
-    drafters = {name: load_drafter(engine, path) for name, path in drafts.items()}
+    drafters: dict[str, tuple[Drafter | None, str]] = {name: load_drafter(engine, path) for name, path in drafts.items()}
     if args.mode == "verifier" or not args.no_baseline:
         drafters = {"verifier": (None, "none"), **drafters}
     for prompt in prompts:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from specdec.terminal import Problem, random_seed, say
 from specdec.weights import GgufFile, converted, hub_answers
@@ -408,7 +408,7 @@ def plain_token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return [token.id for piece in pieces for token in backend.model.tokenize(piece)]
 
 
-def load_pretrained(auto_class: type, model: Model, **options):
+def load_pretrained(auto_class: Any, model: Model, **options):
     """One way for tokenizers and models: a local folder, a converted GGUF, or the hub.
 
     Raises:

