@@ -12,7 +12,7 @@ predicts, twice: from α alone, as if positions were independent (Leviathan et a
 
 and from the tokens per block really measured, τ / (cK + 1). Acceptances are not independent, so the first is too high.
 
-    python benchmark_decoding.py --json results/benchmark.json
+    python benchmark_decoding.py --json studies/engine/results/benchmark.json
 """
 
 from __future__ import annotations

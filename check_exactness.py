@@ -5,17 +5,17 @@ openings of an answer can: every opening of up to three tokens that is expected 
 its exact probability from the verifier's own logits, and all others together have the rest. Chi-square compares the
 openings drawn with these:
 
-Texts are decoded to LENGTH + K tokens and compared in their first LENGTH, so that every block that reaches the compared
-tokens drafts its whole K, as in a long answer.
-
   generate   transformers' plain sampling, in a batch: must pass, or the test itself is wrong
   ours       speculative_decode's loop with the base draft: must pass
   assisted   transformers' own assisted sampling with the same draft, across vocabularies by `assistant_tokenizer`
 
+Texts are decoded to LENGTH + K tokens and compared in their first LENGTH, so that every block that reaches the compared
+tokens drafts its whole K, as in a long answer.
+
 Where the draft's tokens are a subset of the verifier's, that version of transformers raises an AttributeError instead.
 Exit status 1 if `generate` or `ours` fails (p < 0.001). What `assisted` does is reported, not required.
 
-    python check_exactness.py --samples 150 --json results/exactness.json
+    python check_exactness.py --samples 150 --json studies/engine/results/exactness.json
 """
 
 from __future__ import annotations
