@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,7 +108,9 @@ def load_adapter(base: PreTrainedModel, adapter_path: str | Path, base_id: str) 
     quantised, dtype = getattr(base, "is_quantized", False), base.dtype
     try:
         check_tensors(path)
-        tuned = PeftModel.from_pretrained(base if quantised else base.float(), str(path)).eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PEFT's page of missing names; `compare_names` says it in a line
+            tuned = PeftModel.from_pretrained(base if quantised else base.float(), str(path)).eval()
         compare_names(tuned, path)
         if quantised:
             return tuned, "attached"

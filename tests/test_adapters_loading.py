@@ -113,11 +113,12 @@ def test_missing_tensors_are_refused(tiny, saved):
         load(tiny, saved)
 
 
-def test_tensors_of_another_model_are_refused(tiny, saved):
+def test_tensors_of_another_model_are_refused(tiny, saved, recwarn):
     """Names that match nothing: PEFT alone would warn and decode with the base draft."""
     change(saved, lambda tensors: {name.replace("layers", "blocks"): value for name, value in tensors.items()})
     with pytest.raises(Problem, match="8 of its tensors are missing, 8 belong"):
         load(tiny, saved)
+    assert not [warning for warning in recwarn if "adapter keys" in str(warning.message)], "one line, not PEFT's page before it"
 
 
 def test_tensors_of_another_shape_are_refused(tiny, saved):

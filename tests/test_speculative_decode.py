@@ -1,6 +1,8 @@
 """The script as a user meets it: modes, report, JSON, trace, and one line for every kind of bad input."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -373,34 +375,19 @@ def test_missing_adapter(cli, tiny, tmp_path):
     assert status == 1 and "no adapter" in err and "train_dpo.py" in err
 
 
-def test_help_is_fast_and_imports_no_torch():
-    import subprocess
-    import sys
+ROOT = Path(__file__).parents[1]
 
-    for script in (
-        "speculative_decode",
-        "train_dpo",
-        "check_vocab_compatibility",
-        "evaluate_acceptance",
-        "preprocess_and_load_dataset",
-        "data_generation",
-        "benchmark_decoding",
-        "check_exactness",
-        "plot_results",
-        "fill_readme",
-        "test_trained_model",
-        "check_dataset",
-        "clean_dataset",
-    ):
-        code = (
-            "import sys, runpy; sys.argv = ['x', '--help']\n"
-            f"try: runpy.run_path('{script}.py', run_name='__main__')\n"
-            "except SystemExit: pass\nprint('torch' in sys.modules)"
-        )
-        result = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1], timeout=20
-        )
-        assert result.stdout.strip().endswith("False") and "usage:" in result.stdout, script
+
+@pytest.mark.parametrize("script", sorted(path.name for path in ROOT.glob("*.py")))
+def test_help_imports_no_torch(script):
+    """What makes `--help` slow is torch; without it every script answers in under a second on a quiet machine."""
+    code = (
+        "import sys, runpy; sys.argv = ['x', '--help']\n"
+        f"try: runpy.run_path('{script}', run_name='__main__')\n"
+        "except SystemExit: pass\nprint('torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert result.stdout.strip().endswith("False") and "usage:" in result.stdout, result.stderr
 
 
 # --- one real model ---------------------------------------------------------------------------------------------------
