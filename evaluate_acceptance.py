@@ -159,7 +159,7 @@ def paired(args: argparse.Namespace) -> None:
             todo.append((row, digest, missing))
     if not todo:
         return say(f"every draft is measured on all {len(answers)} answers in {file} already")
-    engine = Engine(pair)
+    engine = Engine(pair, drafts.values())
     needed = {name for *_, missing in todo for name in missing}
     models = {name: engine.load_draft(drafts[name])[0] for name in drafts if name in needed}
     run_id = start_rows(file, conditions, parameters=parameters(pair))
@@ -212,7 +212,7 @@ def live(args: argparse.Namespace) -> None:
             todo += [(row, name, seed) for name in baseline + list(drafts) if (row["prompt"], name, seed) not in done]
     if not todo:
         return say(f"all {len(done)} runs are in {file} already")
-    engine = Engine(pair)
+    engine = Engine(pair, drafts.values())
     drafters = {"verifier": (None, "none"), **{name: load_drafter(engine, path) for name, path in drafts.items()}}
     run_id = start_rows(file, conditions)
     for row, name, seed in tqdm(todo, desc="live", unit="run"):

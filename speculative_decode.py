@@ -366,7 +366,7 @@ def main() -> int:
     pair = choose_pair(args)
     if args.trace:
         write_whole(args.trace, "")
-    engine = Engine(pair)
+    engine = Engine(pair, drafts.values())
     drafters: dict[str, tuple[Drafter | None, str]] = {name: load_drafter(engine, path) for name, path in drafts.items()}
     if args.mode == "verifier" or not args.no_baseline:
         drafters = {"verifier": (None, "none"), **drafters}

@@ -20,12 +20,11 @@ from specdec.adapters import load_adapter
 from specdec.models import (
     Pair,
     add_model_arguments,
-    chat_text,
     choose_pair,
     load_model,
     pack_linears,
+    prompt_token_ids,
     stop_ids,
-    token_ids,
 )
 from specdec.provenance import provenance
 from specdec.reference import use_plain_sampling
@@ -42,7 +41,7 @@ def answer(
     """What the draft writes by itself: greedy at temperature 0, else sampled with the random seed; its plain distribution."""
     import torch
 
-    ids = torch.tensor([token_ids(tokenizer, chat_text(tokenizer, prompt))], device=model.device)
+    ids = torch.tensor([prompt_token_ids(tokenizer, prompt)], device=model.device)
     torch.manual_seed(args.seed)
     sampling = {"do_sample": True, "temperature": args.temperature, "top_k": 0} if args.temperature else {"do_sample": False}
     with torch.inference_mode():

@@ -36,12 +36,12 @@ from specdec.losses import LOSSES
 from specdec.models import (
     Pair,
     add_model_arguments,
-    chat_text,
     choose_pair,
+    context_of,
     keep_freed_memory,
     load_model,
     load_tokenizer,
-    token_ids,
+    prompt_token_ids,
 )
 from specdec.provenance import command, environment, peak_memory_bytes
 from specdec.sampling import Settings
@@ -77,10 +77,9 @@ class Lesson:
         self.view: DraftView = DraftView(self.shared, max(named_tokens(self.tokenizer).values()) + 1)
 
     def draft_prompt(self, prompt: str) -> list[int]:
-        text = chat_text(self.tokenizer, prompt)
         if self.shared.verdict == "identical":
-            return token_ids(self.tokenizer, text)
-        return self.draft_tokenizer(text, add_special_tokens=False)["input_ids"]
+            return prompt_token_ids(self.tokenizer, prompt)
+        return prompt_token_ids(self.draft_tokenizer, prompt, template=self.tokenizer)
 
     def example(self, row: dict, with_probs: bool) -> Example:
         p_ids, p_values = read_probs(row["probs"]) if with_probs else (None, None)
@@ -288,7 +287,7 @@ def online_batch(
     from speculative_decode import Drafter
 
     examples = []
-    draft = CachedModel(model, set(named_tokens(lesson.draft_tokenizer).values()))
+    draft = CachedModel(model, set(named_tokens(lesson.draft_tokenizer).values()), context_of(model.config))
     drafter = Drafter(draft, lesson.shared, engine.rows)
     with torch.inference_mode():
         for number, prompt in enumerate(prompts):

@@ -73,8 +73,8 @@ ADDRESS = re.compile(
 def comment_end(lines: list[str], number: int, syntax: Syntax) -> int | None:
     """The line after the comment that line `number` begins; None where it begins none, or code follows the comment."""
     text = lines[number].strip()
-    begin = syntax.block and re.match(syntax.block[0], text)
-    if not begin:
+    begin = re.match(syntax.block[0], text) if syntax.block else None
+    if syntax.block is None or begin is None:
         return number + 1 if re.match(syntax.comment, text) else None
     text = text[begin.end() :]
     for later in range(number, len(lines)):
@@ -120,7 +120,8 @@ def signature_end(lines: list[str], number: int, syntax: Syntax) -> int | None:
 
 def cuts(lines: list[str], language: str, rng: random.Random) -> Iterator[tuple[str, int, int]]:
     """(kind, line, column): a prompt may end before that column of that line. Partial lines are drawn, eight a file."""
-    syntax, inside = SYNTAX[language], set()
+    syntax = SYNTAX[language]
+    inside: set[int] = set()
     signatures = {signature_end(lines, number, syntax) for number in range(len(lines))} if language == "python" else set()
     for first, after in comment_blocks(lines, syntax):
         inside.update(range(first, after))
@@ -185,7 +186,8 @@ def windows(text: str) -> set[str]:
 
 def pools_of(sources: list[Source], split: str, rng: random.Random) -> dict[tuple[str, str], list[tuple]]:
     """(source, line, texts) of all that may be cut, by kind and package, in a drawn order."""
-    pools, files = defaultdict(list), defaultdict(list)
+    pools: dict = defaultdict(list)
+    files: dict = defaultdict(list)
     for source in sources:
         files[source.package.name].append(source)
     for name, group in files.items():
@@ -211,7 +213,11 @@ def draw(sources: list[Source], split: str, count: int, rng: random.Random, take
     pools, kinds = pools_of(sources, split, rng), KINDS if split == "test" else ["snippet"]
     packages = sorted({source.package.name for source in sources})
     most = count if split == "train" else max(PER_PACKAGE, math.ceil(count / len(packages)))
-    rows, texts_so_far, near, given, dropped = [], [], defaultdict(list), Counter(), 0
+    rows: list[dict] = []
+    texts_so_far: list[str] = []
+    near: dict = defaultdict(list)
+    given: Counter[str] = Counter()
+    dropped = 0
     while len(rows) < count:
         turn = len(rows) % len(kinds)
         names = sorted((name for name in packages if given[name] < most), key=lambda name: given[name])
@@ -251,7 +257,8 @@ def build(packages: list[Package], cache: Path, table: Path, seed: int = SEED) -
     """The rows of the test file, the training file and the table of packages; `table` is the one of an earlier run."""
     known = {(row["package"], row["version"]): row for row in (read(table) if table.exists() else ())}
     digests = {key: row["archives"] for key, row in known.items()}
-    seen, sources = defaultdict(set), defaultdict(list)
+    seen: dict = defaultdict(set)
+    sources: dict = defaultdict(list)
     for package, folder, archives in cached(packages, cache, digests):
         taken_files, left_out = read_sources(package, folder, seen[package.language])
         sources[package.language, package.split] += taken_files
@@ -317,7 +324,8 @@ def training_snippets(languages: Iterable[str] | None = None, mix: str = "plan")
     """The plan's mix (100 a language of the high group, 10 of the low one, 30 of the others) or `balanced` (42 of each)."""
     if mix not in ("plan", "balanced"):
         raise Problem(f"no such mix: {mix}. There are plan and balanced.")
-    rows, number = [], Counter()
+    rows: list[dict] = []
+    number: Counter[str] = Counter()
     for row in rows_of("train", languages):
         number[row["language"]] += 1
         if row["in_plan"] if mix == "plan" else number[row["language"]] <= BALANCED:

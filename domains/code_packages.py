@@ -218,8 +218,8 @@ def read_archive(file: Path, wanted: re.Pattern) -> Iterator[tuple[str, bytes]]:
             for member in archive:
                 path = member.name.removeprefix("./")
                 path = path if path.startswith("debian/") else path.partition("/")[2]
-                if member.isfile() and wanted.search(path):
-                    yield path, archive.extractfile(member).read()
+                if member.isfile() and wanted.search(path) and (content := archive.extractfile(member)):
+                    yield path, content.read()
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
         raise Problem(f"{file} is damaged ({error}): remove its folder and run again.") from None
 
@@ -287,7 +287,8 @@ def read_sources(package: Package, folder: Path, seen: set[str]) -> tuple[list[S
     metadata = re.compile(METADATA[package.client])
     endings = tuple(ENDINGS[package.language].split())
     wanted = re.compile("|".join([metadata.pattern, *(re.escape(ending) + "$" for ending in endings)]))
-    rules, texts, sources, left_out = [], {}, [], Counter()
+    rules, texts, sources = [], {}, []
+    left_out: Counter[str] = Counter()
     for archive in sorted(folder.iterdir()):
         for path, data in read_archive(archive, wanted):
             if metadata.search(path):
@@ -300,8 +301,8 @@ def read_sources(package: Package, folder: Path, seen: set[str]) -> tuple[list[S
         digest = hashlib.sha256("".join(text.split()).encode()).hexdigest()
         reason = left_out_for(path, text) or (None if licence else f"licence: {expression}")
         reason = reason or ("duplicate" if digest in seen else None)
-        if reason:
-            left_out[reason] += 1
+        if reason or not licence:
+            left_out[reason or ""] += 1
         else:
             seen.add(digest)
             sources.append(Source(package, path, licence, text.split("\n")))

@@ -12,6 +12,7 @@ from specdec.terminal import Problem
 
 if TYPE_CHECKING:
     import torch
+    from peft import PeftConfig
     from transformers import PreTrainedModel
 
 
@@ -68,23 +69,13 @@ def adapter_digest(path: str | Path | None) -> str | None:
 # --- put on a draft ---------------------------------------------------------------------------------------------------
 
 
-def load_adapter(base: PreTrainedModel, adapter_path: str | Path, base_id: str) -> tuple[PreTrainedModel, str]:
-    """Puts the adapter at `adapter_path` on `base`; returns the model and "merged" or "attached".
-
-    Merged where the base is unquantised: the same weights in one matrix, so that a tuned draft runs the operations
-    of the base draft and their times compare. The sum is made in float32 and rounded back by `round_stochastically`.
-    Into 4-bit weights a merge would round again and change the outputs (huggingface/peft#1043), so there the adapter
-    stays attached, and the caller's report says so.
-
-    Any of PEFT's kinds that are changes of weights will do: LoRA, DoRA, LoHa, LoKr, IA3, OFT and more. Those that add
-    tokens or layers (prompt and prefix tuning) cannot be merged and are refused.
+def check_adapter(adapter_path: str | Path, base_id: str) -> PeftConfig:
+    """Reads the adapter's description, before any model is loaded.
 
     Raises:
-        Problem: no adapter there, one that cannot be read or merged, one trained for another base model, one whose tensors
-            are not those that the draft needs, or whose numbers are not finite.
+        Problem: no adapter there, one that cannot be read or merged, or one trained for another base model.
     """
-    from peft import PeftConfig, PeftModel
-    from safetensors import SafetensorError
+    from peft import PeftConfig
 
     path = Path(adapter_path)
     if not (path / "adapter_config.json").is_file():
@@ -100,11 +91,33 @@ def load_adapter(base: PreTrainedModel, adapter_path: str | Path, base_id: str) 
             f"the adapter at {path} was trained for {config.base_model_name_or_path}, the draft is {base_id}. "
             "Name the right one by --adapter-path, or train one with train_dpo.py."
         )
-    kind = getattr(config.peft_type, "value", config.peft_type)
     if config.is_prompt_learning or config.is_adaption_prompt:
+        kind = getattr(config.peft_type, "value", config.peft_type)
         raise Problem(f"the adapter at {path} is of the kind {kind}, which cannot be merged into a draft. Train a LoRA.")
     if config.task_type not in (None, "CAUSAL_LM"):
         raise Problem(f"the adapter at {path} is for the task {config.task_type}, a draft's is CAUSAL_LM. Name another.")
+    return config
+
+
+def load_adapter(base: PreTrainedModel, adapter_path: str | Path, base_id: str) -> tuple[PreTrainedModel, str]:
+    """Puts the adapter at `adapter_path` on `base`; returns the model and "merged" or "attached".
+
+    Merged where the base is unquantised: the same weights in one matrix, so that a tuned draft runs the operations
+    of the base draft and their times compare. The sum is made in float32 and rounded back by `round_stochastically`.
+    Into 4-bit weights a merge would round again and change the outputs (huggingface/peft#1043), so there the adapter
+    stays attached, and the caller's report says so.
+
+    Any of PEFT's kinds that are changes of weights will do: LoRA, DoRA, LoHa, LoKr, IA3, OFT and more. Those that add
+    tokens or layers (prompt and prefix tuning) cannot be merged and are refused.
+
+    Raises:
+        Problem: as `check_adapter`; or its tensors are not those that the draft needs, or its numbers are not finite.
+    """
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    path, config = Path(adapter_path), check_adapter(adapter_path, base_id)
+    kind = getattr(config.peft_type, "value", config.peft_type)
     quantised, dtype = getattr(base, "is_quantized", False), base.dtype
     try:
         check_tensors(path)

@@ -17,7 +17,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from specdec.models import token_ids
+from specdec.models import holds_added_token, token_ids
 from specdec.provenance import read_headers, read_row_file
 from specdec.terminal import Problem, say
 from specdec.weights import cache_folder
@@ -158,19 +158,24 @@ def prompt_ids(engine: Engine, row: dict, settings: Settings, system: str | None
     the prompt as the beginning of a text.
 
     Raises:
-        Problem: the template drops what it was given, `raw` stands beside messages, tools or a system prompt, or as
-            `Engine.prompt_ids`.
+        Problem: the template drops what it was given, `raw` stands beside messages, tools or a system prompt, a special token
+            stands in what a user wrote, or as `Engine.prompt_ids`.
     """
     conversation = system is not None or "messages" in row or "tools" in row
+    written = [row["prompt"], *(message["content"] for message in row.get("messages", []))] if raw or conversation else []
+    if any(holds_added_token(engine.tokenizer, text) for text in written):
+        raise Problem(f"the prompt '{row['prompt'][:40]}…' holds a special token of the verifier. Take it out.")
     if raw and conversation:
         raise Problem("--raw uses no chat template, so it takes neither --system nor prompts with messages or tools.")
     if not raw and not conversation:
         return engine.prompt_ids(row["prompt"], settings)
     text = row["prompt"] if raw else _conversation_text(engine.tokenizer, row, system)
     verifier = engine.tokenizer(text)["input_ids"] if raw else token_ids(engine.tokenizer, text)
-    if engine.shared.verdict == "identical":
-        return verifier, verifier
-    return verifier, engine.draft_tokenizer(text, add_special_tokens=raw)["input_ids"]
+    draft = verifier
+    if engine.shared.verdict != "identical":
+        draft = engine.draft_tokenizer(text, add_special_tokens=raw)["input_ids"]
+    engine.check_room(verifier, draft, settings)
+    return verifier, draft
 
 
 def _conversation_text(tokenizer, row: dict, system: str | None) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
-from specdec.adapters import load_adapter
+from specdec.adapters import check_adapter, load_adapter
 from specdec.backend import CachedModel, logits_rows
 from specdec.models import (
     Pair,
@@ -25,10 +26,14 @@ from specdec.vocabulary import named_tokens, vocabulary_map
 class Engine:
     """The verifier of a pair, ready to decode; `load_draft` adds drafts.
 
+    `adapter_paths` are those that will be loaded: one that does not fit is refused before any model is read.
     `contexts` holds how many tokens the verifier and the draft can read; None: nothing limits it.
     """
 
-    def __init__(self, pair: Pair):
+    def __init__(self, pair: Pair, adapter_paths: Iterable[str | Path | None] = ()):
+        for path in adapter_paths:
+            if path:
+                check_adapter(path, pair.draft.id)
         self.pair = pair
         self.tokenizer, self.draft_tokenizer = load_tokenizer(pair.verifier), load_tokenizer(pair.draft)
         self.shared = vocabulary_map(self.draft_tokenizer, self.tokenizer)
@@ -59,13 +64,22 @@ class Engine:
         """The prompt in the verifier's ids and in the draft's. Both models read one text: the verifier's template.
 
         Raises:
-            Problem: prompt and answer together exceed the verifier's context, or the prompt alone the draft's. Where the
-                answer outgrows the draft's context, the verifier goes on without it.
+            Problem: as `check_room`.
         """
         verifier = prompt_token_ids(self.tokenizer, prompt)
         draft = verifier
         if self.shared.verdict != "identical":
             draft = prompt_token_ids(self.draft_tokenizer, prompt, template=self.tokenizer)
+        self.check_room(verifier, draft, settings)
+        return verifier, draft
+
+    def check_room(self, verifier: list[int], draft: list[int], settings: Settings) -> None:
+        """Refuses a prompt that is too long; it is given in the verifier's ids and in the draft's.
+
+        Raises:
+            Problem: prompt and answer together exceed the verifier's context, or the prompt alone the draft's. Where the
+                answer outgrows the draft's context, the verifier goes on without it.
+        """
         context, new = self.contexts["verifier"], settings.max_new_tokens
         if context and len(verifier) + new > context:
             raise Problem(
@@ -78,4 +92,3 @@ class Engine:
                 f"the prompt has {len(draft)} of the draft's tokens, which exceeds its context of {context}. "
                 "Shorten the prompt or choose another draft."
             )
-        return verifier, draft

@@ -137,7 +137,8 @@ def test_out_of_gpu_memory_is_one_line(cli, tiny, monkeypatch):
     assert status == 1 and "out of memory" in err and "Traceback" not in err
 
 
-def test_adapter_of_another_base_is_refused(cli, tiny, adapter, tmp_path):
+def test_adapter_of_another_base_is_refused_before_a_model_is_read(cli, tiny, adapter, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "load_model", lambda *arguments: pytest.fail("a model was loaded"))
     other = tmp_path / "other"
     other.mkdir()
     config = json.loads((Path(adapter) / "adapter_config.json").read_text())
