@@ -290,6 +290,8 @@ def write_adapter_folder(output_dir: Path, fill: Callable[[Path], None]) -> Path
     try:
         work.chmod(0o777 & ~_umask())
         fill(work)
+        for file in work.iterdir():  # safetensors makes its files for their owner alone
+            file.chmod(0o666 & ~_umask())
     except BaseException as error:
         shutil.rmtree(work, ignore_errors=True)
         if is_full(error):

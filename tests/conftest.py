@@ -23,6 +23,17 @@ def pytest_configure(config):
     torch.set_num_threads(1)  # tiny matrices: a second thread only waits
 
 
+RUNS_MODELS = {"tiny", "smollm2", "phi3"}  # fixtures behind which a model runs
+WHOLE_FILES = {"test_exactness", "test_backend", "test_adapters_loading"}  # they build their models themselves
+
+
+def pytest_collection_modifyitems(items):
+    """Marks every test that runs a model: `-m "not model"` leaves what takes seconds and needs no weights."""
+    for item in items:
+        if RUNS_MODELS & set(item.fixturenames) or item.module.__name__ in WHOLE_FILES:
+            item.add_marker("model")
+
+
 @pytest.fixture(autouse=True)
 def no_hub(monkeypatch):
     """No test asks the network; the hub counts as unreachable."""
