@@ -1,13 +1,7 @@
-"""Does a tuned draft raise the acceptance rate? Two ways to measure, one harness.
+"""Does a tuned draft raise acceptance? Two ways to measure, one harness for every study.
 
-Hypothesis (study 0): a draft tuned by DPO on assistive-technology (AT) preference pairs is closer to the verifier on AT
-prompts than the base draft, so acceptance rises. Null: the mean paired difference over AT prompts is zero.
-The test that decides, fixed before any tuned draft was measured: on the 120 AT prompts of domains/at.jsonl, `paired`,
-the mean over prompts of (tuned − base) per-prompt mean Σ_x min(p, q); the null is rejected if the two-sided 95%
-percentile bootstrap interval over prompts excludes 0. Everything else (query types, general prompts, controls) is
-exploratory: many more intervals at 95% each, of which one in twenty excludes 0 by luck alone.
-The test was run twice. The first time the adapter was merged by rounding to the nearest bf16, which loses part of it
-(studies/preference/history); specdec.adapters.round_stochastically ended that, and everything was measured again.
+Which comparison decides, and what was fixed before measuring, stands on the study's page; all others are exploratory, and of
+many intervals at 95% one in twenty excludes zero by accident.
 
   paired     Σ_x min(p, q) of every draft at every position of the verifier's stored answers (generate_answers.py): the
              difference between drafts carries no acceptance noise, so small effects show. With it the probability that
