@@ -51,8 +51,10 @@ from specdec.training import (
     check_output_dir,
     checkpoint_folder,
     choose_targets,
+    cut_rank,
     model_card,
     plot_curves,
+    truncate_rank,
     write_adapter_folder,
 )
 from specdec.vocabulary import named_tokens, vocabulary_map
@@ -320,6 +322,7 @@ def settings_of(args: argparse.Namespace, pair: Pair, rows: list[dict]) -> dict:
         **args.sampled_at,
         "lora_r": args.lora_r,
         "lora_alpha": args.lora_alpha or args.lora_r,
+        "keep_rank": args.keep_rank,
         "from_adapter": args.adapter_path and Path(args.adapter_path).name,
         "passes": args.passes,
         "steps": args.steps,
@@ -346,6 +349,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--adapter-path", metavar="DIR", help="go on from this adapter instead of a fresh one")
     parser.add_argument("--lora-r", type=positive_int, default=128, help="rank of a fresh adapter (default 128)")
     parser.add_argument("--lora-alpha", type=positive_int, help="(default: the rank)")
+    parser.add_argument(
+        "--keep-rank", type=positive_int, metavar="N", help="write the nearest adapter of this rank (default: all)"
+    )
     parser.add_argument("--learning-rate", type=positive_float, default=3e-4, help="peak of the cosine (default 3e-4)")
     parser.add_argument("--warmup", type=float, default=0.1, help="share of the steps (default 0.1)")
     parser.add_argument("--passes", type=positive_float, default=1, help="over the answers (default 1)")
@@ -368,6 +374,8 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise Problem("--eval-fraction must lie between 0 and 1.")
     if not 0 <= args.warmup < 1:
         raise Problem("--warmup must be a share of the steps, from 0 to below 1.")
+    if args.keep_rank and args.keep_rank >= args.lora_r:
+        raise Problem(f"--keep-rank must be below the rank that is trained, {args.lora_r}.")
     if args.dry_run and args.resume:
         raise Problem("--dry-run begins at the beginning: leave out --resume.")
 
@@ -425,6 +433,8 @@ def write_draft(args: argparse.Namespace, model, settings: dict, metrics: dict, 
 
     def fill(folder: Path) -> None:
         as_bf16(model).save_pretrained(str(folder))
+        if metrics["truncated"]:
+            cut_rank(folder, metrics["truncated"]["rank"])
         put_json({"settings": settings, **metrics}, str(folder / "metrics.json"))
         write_jsonl(folder / "metrics.jsonl", rows)
         plot_curves(rows, folder / "training.png", {"loss": "loss", "held_out_overlap": "held-out Σ min(p, q)"})
@@ -460,8 +470,8 @@ def main() -> None:
     folder = checkpoint_folder(args.output_dir)
     if args.resume:
         check_resume(folder, settings)
-    model, rows = distill(args, pair, settings, train_rows, held_out_rows, folder)
-    metrics = metrics_of(rows, len(train_rows), len(held_out_rows))
+    model, rows, truncated = distill(args, pair, settings, train_rows, held_out_rows, folder)
+    metrics = {**metrics_of(rows, len(train_rows), len(held_out_rows)), "truncated": truncated}
     written = write_draft(args, model, settings, metrics, rows)
     shutil.rmtree(folder, ignore_errors=True)  # ours alone: named by the digest of the output folder
     if args.json:
@@ -472,7 +482,11 @@ def main() -> None:
 def distill(
     args: argparse.Namespace, pair: Pair, settings: dict, train_rows: list[dict], held_out_rows: list[dict], folder: Path
 ):
-    """Loads the draft, turns answers into examples and trains; returns the tuned model and the logged rows."""
+    """Loads the draft, turns answers into examples and trains.
+
+    Returns:
+        The tuned model, the logged rows, and what --keep-rank kept of it, if it was given.
+    """
     from specdec.distillation import answer_log_probs
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -490,7 +504,12 @@ def distill(
     scored = all(row["probs"] for row in held_out_rows)
     held_out = [lesson.example(row, True) for row in held_out_rows] if scored else []
     next_batch = make_batches(args, lesson, model, train_rows, engine)
-    return model, train(args, forward, trainable, next_batch, held_out, folder, settings)
+    rows = train(args, forward, trainable, next_batch, held_out, folder, settings)
+    if not args.keep_rank:
+        return model, rows, None
+    share = truncate_rank(model, args.keep_rank)
+    overlap = held_out_overlap(forward, held_out, args.batch_size, model.device)
+    return model, rows, {"rank": args.keep_rank, "share_of_squared_norm": share, "held_out_overlap": overlap}
 
 
 def metrics_of(rows: list[dict], trained: int, held_out: int) -> dict:
@@ -517,7 +536,7 @@ def dry_run(args: argparse.Namespace, pair: Pair, train_rows: list[dict], held_o
     """Two steps in a folder that is thrown away; prints what the whole run would take."""
     whole, args.steps, args.eval_steps = args.steps, min(2, args.steps), args.steps + 2
     with tempfile.TemporaryDirectory() as nowhere:
-        _, rows = distill(args, pair, {}, train_rows, held_out_rows, Path(nowhere))
+        _, rows, _ = distill(args, pair, {}, train_rows, held_out_rows, Path(nowhere))
     metrics = metrics_of(rows, len(train_rows), len(held_out_rows))
     seconds = metrics["seconds"] / metrics["steps"]
     summary = {

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specdec.adapters import same_model
-from specdec.files import try_folder
+from specdec.files import try_folder, write_whole
 from specdec.provenance import ROOT
 from specdec.terminal import Problem, say
 
@@ -96,6 +96,45 @@ def lora_parameters(model: nn.Module, targets: list[str], rank: int) -> int:
             outputs = getattr(module, "out_features", module.weight.shape[-1])
             count += rank * (inputs + outputs)
     return count
+
+
+def truncate_rank(model: nn.Module, rank: int) -> float:
+    """Replaces every LoRA update B·A by the nearest matrix of this rank (Eckart and Young 1936), in place.
+
+    A [r, inputs] and B [outputs, r] keep their shapes; behind the first `rank` rows of A and columns of B stand zeros, which
+    `cut_rank` takes out of the files. What a high rank has learnt can so ship in a small adapter.
+
+    Returns:
+        The share of the updates' squared norm that is kept.
+    """
+    import torch
+
+    whole = kept = 0.0
+    for module in model.modules():
+        for name in getattr(module, "lora_A", {}):
+            a, b = module.lora_A[name].weight, module.lora_B[name].weight
+            left, upper = torch.linalg.qr(b.detach().double())
+            right, lower = torch.linalg.qr(a.detach().double().T)
+            u, values, v = torch.linalg.svd(upper @ lower.T)
+            whole += float(values.square().sum())
+            values[rank:] = 0
+            kept += float(values.square().sum())
+            root = values.sqrt()
+            b.data.copy_(left @ (u * root))
+            a.data.copy_((right @ (v.T * root)).T)
+    return kept / whole if whole else 1.0
+
+
+def cut_rank(folder: Path, rank: int) -> None:
+    """Takes the zeros behind `rank` out of a saved adapter; its scale, alpha / r, stays as it was."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "adapter_model.safetensors")
+    cut = {name: value[:rank] if "lora_A" in name else value[:, :rank] for name, value in tensors.items()}
+    save_file({name: value.contiguous() for name, value in cut.items()}, folder / "adapter_model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    config["lora_alpha"], config["r"] = config["lora_alpha"] * rank / config["r"], rank
+    write_whole(folder / "adapter_config.json", json.dumps(config, indent=2) + "\n")
 
 
 def as_bf16(model: nn.Module) -> nn.Module:

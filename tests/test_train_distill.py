@@ -174,6 +174,28 @@ def test_going_on_from_an_adapter(cli, home, tiny, tmp_path):
     assert json.loads((tmp_path / "more" / "metrics.json").read_text())["settings"]["from_adapter"] == "tuned"
 
 
+def test_the_kept_rank_is_the_nearest_of_its_size(cli, home, tiny, tmp_path):
+    """The file of rank 2 holds, layer by layer, what a full singular value decomposition of the update keeps."""
+    steps = ["--max-steps", 3, "--learning-rate", "0.02"]
+    assert cli(train_distill, *options(home, tiny, *steps))[0] == 0
+    status, _, err = cli(train_distill, *options(home, tiny, *steps, "--keep-rank", 2, "--output-dir", "small"))
+    assert status == 0, err
+    large, small = tensors(tmp_path / "tuned"), tensors(tmp_path / "small")
+    config = json.loads((tmp_path / "small" / "adapter_config.json").read_text())
+    assert config["r"] == 2 and config["lora_alpha"] == 2, "the scale stays 1"
+    worst = 0.0
+    for name in (name for name in large if "lora_A" in name):
+        other = name.replace("lora_A", "lora_B")
+        update, kept = (found[other].float() @ found[name].float() for found in (large, small))
+        u, values, v = torch.linalg.svd(update, full_matrices=False)
+        nearest = u[:, :2] @ torch.diag(values[:2]) @ v[:2]
+        worst = max(worst, float((kept - nearest).norm() / nearest.norm()))
+        assert small[name].shape[0] == 2 == small[other].shape[1]
+    assert 0 < worst < 0.02, "both files are rounded to bf16"
+    found = json.loads((tmp_path / "small" / "metrics.json").read_text())["truncated"]
+    assert 0.5 < found["share_of_squared_norm"] < 1 and found["held_out_overlap"] > 0
+
+
 def test_order_and_rate_are_functions_of_the_step():
     order = batches(10, 4, seed=1)
     assert sorted(index for step in range(3) for index in order(step)) == list(range(10)), "a pass meets every answer once"
