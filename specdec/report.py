@@ -108,6 +108,20 @@ def _machine(environment: dict | None) -> str:
     return f"{name}, torch {packages['torch']}, transformers {packages['transformers']}"
 
 
+def decoded(result: dict) -> str:
+    """The table of one prompt decoded with several drafts, from the --json of speculative_decode.py."""
+    rows = []
+    for found in result["runs"]:
+        cells = [str(found["tokens"]), f"{found['seconds']:.1f}", f"{found['tokens_per_second']:.2f}"]
+        cells += [f"{found['speedup']:.2f}×", f"{found['block_efficiency']:.2f}"]
+        cells += [percent(found["acceptance_rate"]), percent(found["expected_acceptance"])]
+        rows.append([found["draft"], *cells])
+    header = ["draft", "tokens", "seconds", "tokens/s", "speed-up", "tokens per pass", "accepted/drafted", "mean Σ min(p, q)"]
+    return (
+        f"{table(header, rows)}\n\nOne prompt, one random seed: an example, not a finding. {hardware([result['environment']])}"
+    )
+
+
 # --- figures ----------------------------------------------------------------------------------------------------------
 
 

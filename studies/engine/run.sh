@@ -6,4 +6,9 @@ results=studies/engine/results
 
 python check_exactness.py --samples 150 --json $results/exactness.json  # 6 minutes
 python benchmark_decoding.py --max-new-tokens 32 --json $results/benchmark.json  # 12 minutes
+
+# --- on a CPU without bf16 instructions (4 minutes), and how it looks in the viewer ---
+python speculative_decode.py --mode compare --prompt "What screen reader works best for blind users?" --max-new-tokens 80 \
+  --trace $results/trace_float32.jsonl --json $results/demo_float32.json
+python view_trace.py $results/trace_float32.jsonl --runs base dpo --png studies/engine/figures/still.png
 python -m studies.engine.tables

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specdec.intervals import mean_with_interval
-from specdec.report import Part, hardware, load, new_figure, picture, point, run_pages, table
+from specdec.report import Part, decoded, hardware, load, new_figure, picture, point, run_pages, table
 from specdec.terminal import run
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 HERE = Path("studies/engine")
 FRONT, OWN = Path("README.md"), HERE / "README.md"
 SPEED, EXACTNESS, FIGURE = HERE / "results/benchmark.json", HERE / "results/exactness.json", HERE / "figures/speed.png"
+FLOAT32, STILL = HERE / "results/demo_float32.json", HERE / "figures/still.png"
 SHORT = (1, 2, 3, 4, 5, 6, 8)  # of K, in the page's one table
 K = 4  # the default of speculative_decode.py, and study 0's
 HEADER = ["decoding", "tokens/s", "× generate", "× ours without a draft", "tokens per pass"]
@@ -138,6 +139,22 @@ def draw_speed() -> Figure:
     return figure
 
 
+# --- one prompt, looked at --------------------------------------------------------------------------------------------
+
+
+def float32() -> str:
+    return decoded(load(FLOAT32))
+
+
+def still() -> str:
+    """The viewer's picture of the same runs; it is drawn by view_trace.py, which run.sh calls."""
+    runs = [run for run in load(FLOAT32)["runs"] if run["draft"] != "verifier"]
+    kept = ", ".join(f"{run['draft']} {run['accepted']} of {run['drafted']}" for run in runs)
+    return picture(
+        STILL, OWN, f"The first twelve blocks, token by token: kept, rejected, not tested, from the verifier. Kept: {kept}."
+    )
+
+
 # --- pages ------------------------------------------------------------------------------------------------------------
 
 
@@ -169,6 +186,8 @@ OWN_PARTS: dict[str, Part] = {
     "figure speed": figure,
     "exactness": exactness,
     "speed by k": speed_by_k,
+    "float32": float32,
+    "still": still,
 }
 PAGES: dict[Path, dict[str, Part]] = {OWN: OWN_PARTS, FRONT: {"row engine": row}}
 

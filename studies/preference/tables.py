@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from specdec.files import read_jsonl
 from specdec.report import (
     Part,
+    decoded,
     first_trainings,
     hardware,
     interval,
@@ -286,17 +287,7 @@ def live_speed() -> str:
 
 
 def demo() -> str:
-    result = load(RESULTS / "demo.json")
-    rows = []
-    for found in result["runs"]:
-        cells = [str(found["tokens"]), f"{found['seconds']:.1f}", f"{found['tokens_per_second']:.2f}"]
-        cells += [f"{found['speedup']:.2f}×", f"{found['block_efficiency']:.2f}"]
-        cells += [percent(found["acceptance_rate"]), percent(found["expected_acceptance"])]
-        rows.append([found["draft"], *cells])
-    header = ["draft", "tokens", "seconds", "tokens/s", "speed-up", "tokens per pass", "accepted/drafted", "mean Σ min(p, q)"]
-    return (
-        f"{table(header, rows)}\n\nOne prompt, one random seed: an example, not a finding. {hardware([result['environment']])}"
-    )
+    return decoded(load(RESULTS / "demo.json"))
 
 
 # --- the paper's tables, ours beside them -----------------------------------------------------------------------------
