@@ -10,5 +10,5 @@ python benchmark_decoding.py --max-new-tokens 32 --json $results/benchmark.json 
 # --- on a CPU without bf16 instructions (4 minutes), and how it looks in the viewer ---
 python speculative_decode.py --mode compare --prompt "What screen reader works best for blind users?" --max-new-tokens 80 \
   --trace $results/trace_float32.jsonl --json $results/demo_float32.json
-python view_trace.py $results/trace_float32.jsonl --runs base dpo --png studies/engine/figures/still.png
+python view_trace.py $results/trace_float32.jsonl --runs base dpo --png $results/still.png
 python -m studies.engine.tables

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 HERE = Path("studies/engine")
 FRONT, OWN = Path("README.md"), HERE / "README.md"
 SPEED, EXACTNESS, FIGURE = HERE / "results/benchmark.json", HERE / "results/exactness.json", HERE / "figures/speed.png"
-FLOAT32, STILL = HERE / "results/demo_float32.json", HERE / "figures/still.png"
+FLOAT32, STILL = HERE / "results/demo_float32.json", HERE / "results/still.png"
 SHORT = (1, 2, 3, 4, 5, 6, 8)  # of K, in the page's one table
 K = 4  # the default of speculative_decode.py, and study 0's
 HEADER = ["decoding", "tokens/s", "× generate", "× ours without a draft", "tokens per pass"]
