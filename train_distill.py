@@ -22,13 +22,13 @@ import hashlib
 import json
 import math
 import random
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from specdec.adapters import check_adapter
 from specdec.answers import read_answers, read_probs
 from specdec.engine import Engine
 from specdec.files import append_jsonl, read_jsonl, write_jsonl, write_whole
@@ -38,8 +38,6 @@ from specdec.models import (
     add_model_arguments,
     choose_pair,
     context_of,
-    keep_freed_memory,
-    load_model,
     load_tokenizer,
     prompt_token_ids,
 )
@@ -48,12 +46,16 @@ from specdec.sampling import Settings
 from specdec.terminal import Problem, check_outputs, positive_float, positive_int, put_json, run, say
 from specdec.training import (
     as_bf16,
+    base_model,
+    check_checkpoint,
     check_output_dir,
     checkpoint_folder,
     choose_targets,
     cut_rank,
+    load_to_train,
     model_card,
     plot_curves,
+    remove_checkpoints,
     truncate_rank,
     write_adapter_folder,
 )
@@ -203,7 +205,7 @@ def save_checkpoint(folder: Path, step: int, trainable: list, optimizer, setting
     unfinished = folder / "state.unfinished"
     save_file(tensors, unfinished, metadata={"step": str(step)})
     unfinished.replace(folder / "state.safetensors")  # the step is inside: there is no moment at which the two disagree
-    write_whole(folder / "settings.json", json.dumps(settings, indent=2) + "\n")
+    put_json({"settings": settings}, str(folder / "settings.json"))
 
 
 def load_checkpoint(folder: Path, trainable: list, optimizer) -> int:
@@ -218,8 +220,6 @@ def load_checkpoint(folder: Path, trainable: list, optimizer) -> int:
                 parameter.data.copy_(file.get_tensor(f"{number}.weight"))
                 moments = {name: file.get_tensor(f"{number}.{name}").to(parameter.device) for name in ("exp_avg", "exp_avg_sq")}
                 optimizer.state[parameter] = {"step": torch.tensor(float(step)), **moments}
-    except FileNotFoundError:
-        raise Problem(f"no checkpoint in {folder} to resume from. Run without --resume.") from None
     except (SafetensorError, RuntimeError) as error:
         raise Problem(f"the checkpoint in {folder} cannot be read ({error}). Delete that folder and run again.") from None
     return step
@@ -231,17 +231,15 @@ def forget_rows_after(file: Path, step: int) -> None:
     write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def check_resume(folder: Path, settings: dict) -> None:
-    file = folder / "settings.json"
-    if not file.exists():
-        raise Problem(f"no checkpoint in {folder} to resume from. Run without --resume.")
-    before = json.loads(file.read_text(encoding="utf-8"))
-    other = [f"{key} {before.get(key)} → {value}" for key, value in settings.items() if before.get(key) != value]
-    if other:
-        raise Problem(
-            f"the checkpoint in {folder} has other settings ({'; '.join(other)}). Give the same options again, or run "
-            "without --resume."
-        )
+def saved_step(folder: Path) -> int | None:
+    """The step of the checkpoint in `folder`, None if there is none that can be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(folder / "state.safetensors", "pt") as file:
+            return int(file.metadata()["step"])
+    except (FileNotFoundError, SafetensorError):
+        return None
 
 
 # --- the draft --------------------------------------------------------------------------------------------------------
@@ -252,11 +250,7 @@ def load_trainable(args: argparse.Namespace, pair: Pair):
     import torch
     from peft import LoraConfig, PeftModel, get_peft_model
 
-    keep_freed_memory()
-    model = load_model(pair.draft, pair.quantization)
-    if model.device.type == "cpu":  # torch's fused attention has a slow backward pass there
-        model.set_attn_implementation("eager")
-    model.name_or_path = model.config.name_or_path = pair.draft.id
+    model = load_to_train(pair)
     torch.manual_seed(args.seed)
     if args.adapter_path:
         tuned = PeftModel.from_pretrained(model, args.adapter_path, is_trainable=True)
@@ -311,7 +305,7 @@ def settings_of(args: argparse.Namespace, pair: Pair, rows: list[dict]) -> dict:
         [[row["prompt"], row["token_ids"], row["temperature"], row["top_p"]] for row in rows], ensure_ascii=False
     )
     return {
-        "base_model": pair.draft.id,
+        "base_model": base_model(pair),
         "verifier": pair.verifier.id,
         "quantization": pair.quantization,
         "loss": args.loss,
@@ -364,6 +358,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--listed", type=positive_int, default=64, help="online: tokens of p kept at a position (default 64)")
     parser.add_argument("--dry-run", action="store_true", help="two steps, estimates; writes nothing")
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the same settings")
+    parser.add_argument("--restart", action="store_true", help="drop the checkpoints of a stopped run")
     parser.add_argument("--json", metavar="FILE", help="write the metrics as JSON to FILE, or - for stdout")
     add_model_arguments(parser)
     return parser.parse_args()
@@ -374,8 +369,6 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise Problem("--eval-fraction must lie between 0 and 1.")
     if not 0 <= args.warmup < 1:
         raise Problem("--warmup must be a share of the steps, from 0 to below 1.")
-    if args.keep_rank and args.keep_rank >= args.lora_r:
-        raise Problem(f"--keep-rank must be below the rank that is trained, {args.lora_r}.")
     if args.dry_run and args.resume:
         raise Problem("--dry-run begins at the beginning: leave out --resume.")
 
@@ -459,6 +452,11 @@ def main() -> None:
     check_arguments(args)
     check_outputs(args.json, inputs=args.answers)
     pair = choose_pair(args)
+    if args.adapter_path:
+        given = check_adapter(args.adapter_path, pair.draft.id)
+        args.lora_r, args.lora_alpha = given.r, given.lora_alpha
+    if args.keep_rank and args.keep_rank >= args.lora_r:
+        raise Problem(f"--keep-rank must be below the rank that is trained, {args.lora_r}.")
     if not args.dry_run:
         check_output_dir(args.output_dir, pair.draft.id, args.overwrite)
     answers, args.sampled_at = answers_of(args, pair)
@@ -468,12 +466,11 @@ def main() -> None:
         return dry_run(args, pair, train_rows, held_out_rows[: args.batch_size])
     settings = settings_of(args, pair, train_rows)
     folder = checkpoint_folder(args.output_dir)
-    if args.resume:
-        check_resume(folder, settings)
+    check_checkpoint(folder, saved_step(folder), settings, args.resume, args.restart)
     model, rows, truncated = distill(args, pair, settings, train_rows, held_out_rows, folder)
     metrics = {**metrics_of(rows, len(train_rows), len(held_out_rows)), "truncated": truncated}
     written = write_draft(args, model, settings, metrics, rows)
-    shutil.rmtree(folder, ignore_errors=True)  # ours alone: named by the digest of the output folder
+    remove_checkpoints(folder)
     if args.json:
         put_json({"settings": settings, **metrics}, args.json)
     say(f"adapter, metrics and curves are in {written}; held-out Σ min(p, q) {overlap_line(metrics)}")
@@ -489,7 +486,6 @@ def distill(
     """
     from specdec.distillation import answer_log_probs
 
-    folder.mkdir(parents=True, exist_ok=True)
     model = load_trainable(args, pair)
     lesson = Lesson(pair)
     engine = None if args.data == "offline" else Engine(pair)
@@ -504,6 +500,9 @@ def distill(
     scored = all(row["probs"] for row in held_out_rows)
     held_out = [lesson.example(row, True) for row in held_out_rows] if scored else []
     next_batch = make_batches(args, lesson, model, train_rows, engine)
+    if not args.resume:
+        remove_checkpoints(folder)  # of a run that --restart drops: not before this one can begin
+    folder.mkdir(parents=True, exist_ok=True)
     rows = train(args, forward, trainable, next_batch, held_out, folder, settings)
     if not args.keep_rank:
         return model, rows, None

@@ -37,12 +37,14 @@ from preprocess_and_load_dataset import (
     training_tokenizer,
 )
 from specdec.files import append_jsonl, read_jsonl, to_json, to_line, write_whole
-from specdec.models import Pair, add_model_arguments, choose_pair, compute_dtype, free_memory, keep_freed_memory, load_model
+from specdec.models import Pair, add_model_arguments, choose_pair, compute_dtype, free_memory
 from specdec.provenance import command, environment, is_header, peak_memory_bytes, provenance, start_rows
 from specdec.terminal import Problem, check_outputs, float_from_zero, positive_float, positive_int, put_json, run, say
 from specdec.training import (
     answers_finite,
     as_bf16,
+    base_model,
+    check_checkpoint,
     check_memory,
     check_output_dir,
     checkpoint_folder,
@@ -51,17 +53,16 @@ from specdec.training import (
     is_full,
     last_checkpoint,
     linear_names,
+    load_to_train,
     lora_parameters,
     memory_needed,
     model_card,
     not_finite,
     plot_curves,
-    read_object,
     remove_checkpoints,
     trainable_parameters,
     write_adapter_folder,
 )
-from specdec.weights import hub_answers
 
 CURVES = {"loss": "loss", "rewards/margins": "reward margin", "rewards/accuracies": "reward accuracy"}
 
@@ -152,14 +153,8 @@ def make_trainer(args: argparse.Namespace, pair: Pair, tokenizer, checkpoints: P
     Raises:
         Problem: a step would take more memory than is free.
     """
-    keep_freed_memory()
-    hub_answers()
     free = free_memory()
-    model = load_model(pair.draft, pair.quantization)
-    if model.device.type == "cpu":  # torch's fused attention has a slow backward pass there: a tenth of every step
-        model.set_attn_implementation("eager")
-    # PEFT and TRL write this name into every file; a converted GGUF would leave a path of this machine there.
-    model.name_or_path = model.config.name_or_path = base_model(pair)
+    model = load_to_train(pair)
     targets = choose_targets(model, args.target_modules)
     present = linear_names(model)
     say("LoRA on " + ", ".join(f"{name} ×{present[name]}" for name in targets))
@@ -260,11 +255,6 @@ def stop_on_signal():
     return StopOnSignal()
 
 
-def base_model(pair: Pair) -> str:
-    """The draft's id; a folder without the slash that completion leaves at its end."""
-    return pair.draft.id.rstrip("/") or pair.draft.id
-
-
 def settings_of(args: argparse.Namespace, pair: Pair) -> dict:
     """What must be equal for a checkpoint to be continued, and what the model card tells."""
     return {
@@ -296,27 +286,13 @@ def find_checkpoint(args: argparse.Namespace, settings: dict) -> tuple[Path, Pat
     """Returns the folder of checkpoints and the one to resume from, if any. Changes nothing there.
 
     Raises:
-        Problem: --resume without a checkpoint, or with one of other settings; neither --resume nor --restart with one.
+        Problem: as `check_checkpoint`.
     """
     folder = checkpoint_folder(args.output_dir)
     checkpoint = last_checkpoint(folder)
-    if not args.resume:
-        if checkpoint and not args.restart:
-            raise Problem(
-                f"{folder} holds a stopped run at step {checkpoint_step(checkpoint)}. "
-                "Go on with it by --resume, or drop it by --restart."
-            )
-        return folder, None
-    if checkpoint is None:
-        raise Problem(f"no checkpoint in {folder} to resume from. Run without --resume.")
-    before = (read_object(folder / "settings.json") or {}).get("settings", {})
-    other = [f"{key} {before.get(key)} → {value}" for key, value in settings.items() if before.get(key) != value]
-    if other:
-        raise Problem(
-            f"the checkpoint in {folder} has other settings ({'; '.join(other)}). "
-            "Give the same options again, or drop it by --restart."
-        )
-    return folder, checkpoint
+    step = checkpoint_step(checkpoint) if checkpoint else None
+    check_checkpoint(folder, step, settings, args.resume, args.restart)
+    return folder, checkpoint if args.resume else None
 
 
 def start_checkpoints(folder: Path, settings: dict, resume_from: Path | None) -> str:

@@ -19,11 +19,16 @@ from typing import TYPE_CHECKING
 
 from specdec.adapters import same_model
 from specdec.files import try_folder, write_whole
+from specdec.models import keep_freed_memory, load_model
 from specdec.provenance import ROOT
 from specdec.terminal import Problem, say
+from specdec.weights import hub_answers
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import PreTrainedModel
+
+    from specdec.models import Pair
 
 CHECKPOINTS = Path("checkpoints")
 ADAPTER_FILES = frozenset(
@@ -46,6 +51,23 @@ ADAPTER_FILES = frozenset(
 )
 
 # --- the adapter ------------------------------------------------------------------------------------------------------
+
+
+def base_model(pair: Pair) -> str:
+    """The draft's id; a folder without the slash that completion leaves at its end."""
+    return pair.draft.id.rstrip("/") or pair.draft.id
+
+
+def load_to_train(pair: Pair) -> PreTrainedModel:
+    """The draft of `pair`, ready for an adapter to be trained on it."""
+    keep_freed_memory()
+    hub_answers()
+    model = load_model(pair.draft, pair.quantization)
+    if model.device.type == "cpu":  # torch's fused attention has a slow backward pass there: a tenth of every step
+        model.set_attn_implementation("eager")
+    # PEFT and TRL write this name into every file; a converted GGUF would leave a path of this machine there.
+    model.name_or_path = model.config.name_or_path = base_model(pair)
+    return model
 
 
 def linear_names(model: nn.Module) -> dict[str, int]:
@@ -247,11 +269,36 @@ def checkpoint_step(checkpoint: Path) -> int:
     return int(checkpoint.name.split("-")[1])
 
 
+def check_checkpoint(folder: Path, step: int | None, settings: dict, resume: bool, restart: bool) -> None:
+    """Refuses a run that does not fit what lies in its folder of checkpoints. Changes nothing there.
+
+    Args:
+        step: of the checkpoint in `folder`, None if there is none.
+        settings: of the run that begins now; those of the stopped one stand in settings.json.
+
+    Raises:
+        Problem: --resume without a checkpoint, or with one of other settings; neither --resume nor --restart with one.
+    """
+    if not resume:
+        if step is not None and not restart:
+            raise Problem(f"{folder} holds a stopped run at step {step}. Go on with it by --resume, or drop it by --restart.")
+        return
+    if step is None:
+        raise Problem(f"no checkpoint in {folder} to resume from. Run without --resume.")
+    before = (read_object(folder / "settings.json") or {}).get("settings", {})
+    other = [f"{key} {before.get(key)} → {value}" for key, value in settings.items() if before.get(key) != value]
+    if other:
+        raise Problem(
+            f"the checkpoint in {folder} has other settings ({'; '.join(other)}). "
+            "Give the same options again, or drop it by --restart."
+        )
+
+
 def remove_checkpoints(folder: Path) -> None:
     """Removes what a training left in its folder of checkpoints, and the folder if nothing else is in it."""
     for path in folder.glob("checkpoint-*"):
         shutil.rmtree(path)
-    for name in ("settings.json", "metrics.jsonl", "README.md"):  # the last is TRL's
+    for name in ("settings.json", "metrics.jsonl", "state.safetensors", "state.unfinished", "README.md"):  # the last is TRL's
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         folder.rmdir()

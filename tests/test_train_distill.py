@@ -152,6 +152,8 @@ def test_a_stopped_run_resumes_to_the_same_weights(cli, home, tiny, tmp_path, mo
     monkeypatch.setattr(train_distill, "save_checkpoint", real)
     status, _, err = cli(train_distill, *again, "--seed", 5, "--resume")
     assert status == 1 and "other settings" in err and "seed" in err
+    status, _, err = cli(train_distill, *again)
+    assert status == 1 and "stopped run at step 4" in err and "--restart" in err, "a run without --resume does not cost it"
     assert cli(train_distill, *again, "--resume")[0] == 0
     one, two = tensors(tmp_path / "tuned"), tensors(tmp_path / "stopped")
     assert one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
@@ -168,10 +170,12 @@ def test_dry_run_writes_nothing(cli, home, tiny, tmp_path):
 def test_going_on_from_an_adapter(cli, home, tiny, tmp_path):
     assert cli(train_distill, *options(home, tiny, "--max-steps", 2))[0] == 0
     status, _, err = cli(
-        train_distill, *options(home, tiny, "--max-steps", 1, "--adapter-path", "tuned", "--output-dir", "more")
+        train_distill, *options(home, tiny, "--max-steps", 1, "--adapter-path", "tuned", "--output-dir", "more", "--lora-r", 64)
     )
     assert status == 0, err
-    assert json.loads((tmp_path / "more" / "metrics.json").read_text())["settings"]["from_adapter"] == "tuned"
+    settings = json.loads((tmp_path / "more" / "metrics.json").read_text())["settings"]
+    assert settings["from_adapter"] == "tuned" and settings["lora_r"] == 4, "the rank is the adapter's own"
+    one_line(cli(train_distill, *options(home, tiny, "--adapter-path", "tuned", "--keep-rank", 4)), "--keep-rank", "4")
 
 
 def test_the_kept_rank_is_the_nearest_of_its_size(cli, home, tiny, tmp_path):
@@ -261,6 +265,28 @@ def test_a_folder_of_the_users_is_left_alone(cli, home, tiny, tmp_path):
     (tmp_path / "tuned" / "thesis.txt").write_text("mine")
     one_line(cli(train_distill, *options(home, tiny, "--max-steps", 1)), "tuned")
     assert (tmp_path / "tuned" / "thesis.txt").read_text() == "mine"
+
+
+def test_an_adapter_of_another_draft_is_not_gone_on_from(cli, home, tiny, tmp_path):
+    assert cli(train_distill, *options(home, tiny, "--max-steps", 1))[0] == 0
+    file = tmp_path / "tuned" / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "base_model_name_or_path": "some/other-model"}))
+    more = ["--adapter-path", "tuned", "--output-dir", "more"]
+    one_line(cli(train_distill, *options(home, tiny, *more)), "some/other-model")
+
+
+def test_a_restarted_run_begins_at_the_beginning(cli, home, tiny, tmp_path, monkeypatch):
+    def stops(*arguments):
+        real(*arguments)
+        raise KeyboardInterrupt
+
+    real = train_distill.save_checkpoint
+    monkeypatch.setattr(train_distill, "save_checkpoint", stops)
+    assert cli(train_distill, *options(home, tiny, "--max-steps", 4))[0] == 130
+    monkeypatch.setattr(train_distill, "save_checkpoint", real)
+    assert cli(train_distill, *options(home, tiny, "--max-steps", 3, "--restart"))[0] == 0
+    assert [row["step"] for row in read_jsonl(tmp_path / "tuned" / "metrics.jsonl")] == [0, 1, 2, 3]
+    assert not list((tmp_path / "checkpoints").iterdir()), "a finished run leaves no checkpoint"
 
 
 def test_nothing_to_resume(cli, home, tiny):

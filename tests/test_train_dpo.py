@@ -369,7 +369,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(cli, tiny, home, monkeypatch):
 @pytest.mark.parametrize("folder", ["mine", "."])
 def test_a_users_folder_is_refused_before_the_work(cli, tiny, home, monkeypatch, folder):
     write_whole(Path("mine/thesis.txt"), "years")
-    monkeypatch.setattr(train_dpo, "load_model", None)
+    monkeypatch.setattr(train_dpo, "load_to_train", None)
     status, _, err = cli(train_dpo, *options(tiny, "--output-dir", folder, "--overwrite"))
     assert status == 1 and "--output-dir" in err.splitlines()[-1]
     assert Path("mine/thesis.txt").read_text() == "years" and Path("dpo_clean.jsonl").exists()
@@ -481,7 +481,7 @@ def test_out_of_memory_is_one_line(cli, tiny, home, monkeypatch):
     def full(*arguments, **options):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(train_dpo, "load_model", full)
+    monkeypatch.setattr(train_dpo, "load_to_train", full)
     status, _, err = cli(train_dpo, *options(tiny))
     assert status == 1 and "out of memory" in err.splitlines()[-1]
 
