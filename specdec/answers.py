@@ -17,7 +17,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from specdec.models import holds_added_token, token_ids
+from specdec.models import holds_added_token, prompt_token_ids, token_ids
 from specdec.provenance import read_headers, read_row_file
 from specdec.terminal import Problem, say
 from specdec.weights import cache_folder
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from specdec.engine import Engine
     from specdec.models import Pair
     from specdec.sampling import Settings
+    from specdec.vocabulary import VocabularyMap
 
 UNLESS_GIVEN = {"system": None, "raw": False}  # conditions that a header leaves out
 
@@ -90,7 +91,7 @@ def answers_to(prompts: set[str], file: Path, pair: Pair, settings: Settings) ->
     """The answers in `file` to these prompts by the pair's verifier under these settings; says how many are missing.
 
     Returns:
-        The rows, and those of their conditions that `prompt_ids` takes: system and raw, where they were given.
+        The rows, and `prompted` of their file.
 
     Raises:
         Problem: as `read_answers`, or there is no answer to any of the prompts at this temperature and top-p.
@@ -112,8 +113,13 @@ def answers_to(prompts: set[str], file: Path, pair: Pair, settings: Settings) ->
         raise Problem(f"none of the {len(prompts)} prompts has an answer in {file}. Run generate_answers.py on them.")
     if missing:
         say(f"{missing} of {len(prompts)} prompts have no answer in {file}; generate_answers.py makes them")
+    return found, prompted(file)
+
+
+def prompted(file: Path) -> dict:
+    """The conditions of an answers file that `prompt_of` takes: system and raw, where they were given."""
     conditions = next(iter(read_headers(file).values()))["conditions"]
-    return found, {name: conditions[name] for name in UNLESS_GIVEN if name in conditions}
+    return {name: conditions[name] for name in UNLESS_GIVEN if name in conditions}
 
 
 def read_probs(digest: str) -> tuple[Tensor, Tensor]:
@@ -152,30 +158,37 @@ def store_probs(digest: str, ids: Tensor, probs: Tensor) -> None:
 
 
 def prompt_ids(engine: Engine, row: dict, settings: Settings, system: str | None = None, raw: bool = False):
-    """The prompt of `row` in the verifier's ids and in the draft's, as `Engine.prompt_ids`.
-
-    With `messages` or `tools` in the row, or with a system prompt, the verifier's chat template writes them; `raw` takes
-    the prompt as the beginning of a text.
-
-    Raises:
-        Problem: the template drops what it was given, `raw` stands beside messages, tools or a system prompt, a special token
-            stands in what a user wrote, or as `Engine.prompt_ids`.
-    """
-    conversation = system is not None or "messages" in row or "tools" in row
-    written = [row["prompt"], *(message["content"] for message in row.get("messages", []))] if raw or conversation else []
-    if any(holds_added_token(engine.tokenizer, text) for text in written):
-        raise Problem(f"the prompt '{row['prompt'][:40]}…' holds a special token of the verifier. Take it out.")
-    if raw and conversation:
-        raise Problem("--raw uses no chat template, so it takes neither --system nor prompts with messages or tools.")
-    if not raw and not conversation:
-        return engine.prompt_ids(row["prompt"], settings)
-    text = row["prompt"] if raw else _conversation_text(engine.tokenizer, row, system)
-    verifier = engine.tokenizer(text)["input_ids"] if raw else token_ids(engine.tokenizer, text)
-    draft = verifier
-    if engine.shared.verdict != "identical":
-        draft = engine.draft_tokenizer(text, add_special_tokens=raw)["input_ids"]
+    """`prompt_of` with an engine's tokenizers; refuses a prompt that is too long, as `Engine.check_room`."""
+    verifier, draft = prompt_of(row, engine.tokenizer, engine.draft_tokenizer, engine.shared, system, raw)
     engine.check_room(verifier, draft, settings)
     return verifier, draft
+
+
+def prompt_of(
+    row: dict, tokenizer, draft_tokenizer, shared: VocabularyMap, system: str | None = None, raw: bool = False
+) -> tuple[list[int], list[int]]:
+    """The prompt of `row` in the verifier's ids and in the draft's; both models read one text.
+
+    The verifier's chat template writes it, with the row's `messages` and `tools` and with a system prompt, where there are
+    any; `raw` takes the prompt as the beginning of a text.
+
+    Raises:
+        Problem: the template drops what it was given, `raw` stands beside messages, tools or a system prompt, or a special
+            token stands in what a user wrote.
+    """
+    conversation = system is not None or "messages" in row or "tools" in row
+    same = shared.verdict == "identical"
+    if not raw and not conversation:
+        verifier = prompt_token_ids(tokenizer, row["prompt"])
+        return verifier, verifier if same else prompt_token_ids(draft_tokenizer, row["prompt"], template=tokenizer)
+    if raw and conversation:
+        raise Problem("--raw uses no chat template, so it takes neither --system nor prompts with messages or tools.")
+    written = [row["prompt"], *(message["content"] for message in row.get("messages", []))]
+    if any(holds_added_token(tokenizer, text) for text in written):
+        raise Problem(f"the prompt '{row['prompt'][:40]}…' holds a special token of the verifier. Take it out.")
+    text = row["prompt"] if raw else _conversation_text(tokenizer, row, system)
+    verifier = tokenizer(text)["input_ids"] if raw else token_ids(tokenizer, text)
+    return verifier, verifier if same else draft_tokenizer(text, add_special_tokens=raw)["input_ids"]
 
 
 def _conversation_text(tokenizer, row: dict, system: str | None) -> str:
