@@ -1,0 +1,66 @@
+"""Training prompts against evaluation prompts: what counts as near, and that the repository's own files are clean."""
+
+import json
+import shutil
+
+import pytest
+
+from domains import leaks
+from domains.leaks import EVALUATION, HERE, TRAINING, near_pairs
+from specdec.files import read_jsonl, write_jsonl
+
+QUESTION = "Which screen reader works best for a blind student?"
+
+
+@pytest.mark.parametrize(
+    "prompt, other, near",
+    [
+        (QUESTION, QUESTION.upper(), True),
+        (QUESTION, "For a blind student, which screen reader works best?", True),
+        (QUESTION, "Which braille display works best on a train?", False),
+        ("what is the time", "What does the time of determination tell you, and what is it called?", False),
+        ("clear", "clear", True),
+        ("clear", "Clear!", True),
+        ("clear", "test", False),
+        ("洗碗机值不值得买", "洗碗机到底值不值得买", True),
+        ("洗碗机值不值得买", "洗衣机怎么清洗", False),
+        ("洗碗机值不值得买", QUESTION, False),
+    ],
+)
+def test_near_texts(prompt, other, near):
+    assert near_pairs(["Why is the sky blue at noon?", prompt], [other]) == ([(1, 0)] if near else [])
+
+
+def test_no_training_prompt_of_the_repository_is_near_an_evaluation_prompt(cli):
+    status, out, _ = cli(leaks)
+    assert status == 0
+    assert {name: found["near"] for name, found in json.loads(out).items()} == {file.name: [] for file in TRAINING}
+
+
+def test_every_file_of_prompts_is_on_one_side():
+    listed = {file.name for file in (*EVALUATION, *TRAINING)}
+    code = {"code_test.jsonl", "code_train.jsonl", "code_packages.jsonl"}  # domains/code.py keeps these apart
+    assert {file.name for file in HERE.glob("*.jsonl")} - code == listed - {"dpo_clean.jsonl"}
+    assert not set(EVALUATION) & set(TRAINING)
+    for file in (*EVALUATION, *TRAINING):
+        side = "test" if file.name.endswith("_test.jsonl") else None
+        for row in read_jsonl(file, required=("prompt",)):
+            assert (row.get("split") == "test") == (side == "test"), f"{file.name}: {row['prompt'][:40]}"
+
+
+def test_a_leak_is_named(cli, tmp_path):
+    stolen = next(read_jsonl(HERE / "biology_test.jsonl"))["prompt"]
+    write_jsonl(tmp_path / "mine.jsonl", [{"prompt": QUESTION}, {"prompt": stolen + " Please."}])
+    status, out, _ = cli(leaks, tmp_path / "mine.jsonl")
+    (near,) = json.loads(out)["mine.jsonl"]["near"]
+    assert status == 1 and near["file"] == "biology_test.jsonl" and near["evaluation_prompt"] == stolen
+
+
+def test_bad_files_are_one_line(cli, tmp_path):
+    status, _, err = cli(leaks, tmp_path / "none.jsonl")
+    assert status == 1 and err.splitlines()[-1] == f"error: no prompts at {tmp_path}/none.jsonl. Name the file that has them."
+    shutil.copy(HERE / "general_train.jsonl", tmp_path / "mine.jsonl")
+    with open(tmp_path / "mine.jsonl", "a") as out:
+        out.write('{"prompt": ""}\n')
+    status, _, err = cli(leaks, tmp_path / "mine.jsonl")
+    assert status == 1 and "line 601: 'prompt' is missing" in err.splitlines()[-1]
