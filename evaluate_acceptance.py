@@ -11,7 +11,8 @@ many intervals at 95% one in twenty excludes zero by accident.
   report     bootstrap over prompts (never tokens), per domain and query type                            → acceptance.json
 
 All files lie in --results-dir. Every step appends a row per prompt or run and resumes where it was stopped; a file of other
-conditions is refused. `live` measures time: run it alone.
+conditions is refused. `live` measures time: run it alone. `paired` takes several processes, a GPU each, and the file is that
+of one process: torchrun --nproc-per-node 2 evaluate_acceptance.py paired …
 
     python evaluate_acceptance.py paired --drafts all
     python evaluate_acceptance.py live --prompts domains/study0.jsonl
@@ -48,7 +49,7 @@ from specdec.engine import Engine
 from specdec.files import append_jsonl, read_jsonl
 from specdec.intervals import RESAMPLES
 from specdec.models import Pair, add_model_arguments, choose_pair, compute_dtype, load_pretrained
-from specdec.provenance import portable, provenance, start_rows
+from specdec.provenance import Share, portable, provenance, start_rows
 from specdec.sampling import Settings, add_sampling_arguments, read_settings
 from specdec.terminal import Problem, check_outputs, positive_int, put_json, run, say
 from specdec.trace import block_row, summarize
@@ -138,30 +139,46 @@ def paired(args: argparse.Namespace) -> None:
         raise Problem("--top-k: answers are sampled without it. Leave it at 0.")
     prompts = {row["prompt"] for row in chosen_prompts(args)}
     answers, prompted = answers_to(prompts, args.answers, pair, settings)
+    if args.raw and not prompted.get("raw"):
+        raise Problem(f"--raw: the answers in {args.answers} were written with a chat template. Leave it out.")
     conditions = {**conditions_of(pair, settings, drafts, without=("k",)), **prompted}
-    file = args.results_dir / "paired.jsonl"
+    share = Share(args.results_dir / "paired.jsonl")
+    share.join()
+    todo = not_measured(answers, list(drafts), Measured(share.whole, PAIRED_KEYS, conditions), pair)
+    if not todo:
+        return say(f"every draft is measured on all {len(answers)} answers in {share.whole} already")
+    engine = Engine(pair, drafts.values())
+    needed = {name for *_, missing in todo for name in missing}
+    models = {name: engine.load_draft(drafts[name])[0] for name in drafts if name in needed}
+    run_id = start_rows(share.file, conditions, parameters=parameters(pair))
+    with torch.inference_mode():
+        for row, digest, missing in tqdm(share.of(todo), desc="paired", unit="prompt"):
+            measured = measure(engine, {name: models[name] for name in missing}, row, settings, prompted)
+            prompt = {name: value for name, value in row.items() if name not in NOT_OF_THE_PROMPT}
+            append_jsonl(share.file, {**prompt, "answer": digest, **measured, "run_id": run_id})
+    share.join()
+
+
+def not_measured(answers: list[dict], drafts: list[str], found: Measured, pair: Pair) -> list[tuple[dict, str, list[str]]]:
+    """(answer, its digest, the drafts that are not measured on it) of every answer that lacks one.
+
+    Raises:
+        Problem: a draft is measured on another answer to the same prompt.
+    """
     finished = {}
-    for row in Measured(file, PAIRED_KEYS, conditions).rows:
+    for row in found.rows:
         finished.update({(row["prompt"], name): row.get("answer") for name in row["overlap"]})
     todo = []
     for row in answers:
         digest = digest_of(pair.verifier.id, row)
         missing = [name for name in drafts if (row["prompt"], name) not in finished]
         if any(finished.get((row["prompt"], name), digest) != digest for name in drafts):
-            raise Problem(f"{file} holds rows of another answer to '{row['prompt'][:40]}…'. Move it away to measure again.")
+            raise Problem(
+                f"{found.file} holds rows of another answer to '{row['prompt'][:40]}…'. Move it away to measure again."
+            )
         if missing:
             todo.append((row, digest, missing))
-    if not todo:
-        return say(f"every draft is measured on all {len(answers)} answers in {file} already")
-    engine = Engine(pair, drafts.values())
-    needed = {name for *_, missing in todo for name in missing}
-    models = {name: engine.load_draft(drafts[name])[0] for name in drafts if name in needed}
-    run_id = start_rows(file, conditions, parameters=parameters(pair))
-    with torch.inference_mode():
-        for row, digest, missing in tqdm(todo, desc="paired", unit="prompt"):
-            measured = measure(engine, {name: models[name] for name in missing}, row, settings, prompted)
-            prompt = {name: value for name, value in row.items() if name not in NOT_OF_THE_PROMPT}
-            append_jsonl(file, {**prompt, "answer": digest, **measured, "run_id": run_id})
+    return todo
 
 
 def measure(engine: Engine, models: dict, row: dict, settings: Settings, prompted: dict) -> dict:
@@ -197,6 +214,7 @@ def live(args: argparse.Namespace) -> None:
         raise Problem("--temperature must be above 0 here: greedy runs of several random seeds are one run. `paired` takes 0.")
     drafts = chosen_drafts(args.drafts, pair)
     conditions, file = conditions_of(pair, settings, drafts), args.results_dir / "live.jsonl"
+    conditions |= {"raw": True} if args.raw else {}
     done = {(row["prompt"], row["draft"], row["seed"]) for row in Measured(file, LIVE_KEYS, conditions).rows}
     prompts = chosen_prompts(args)
     todo = []
@@ -207,11 +225,12 @@ def live(args: argparse.Namespace) -> None:
     if not todo:
         return say(f"all {len(done)} runs are in {file} already")
     engine = Engine(pair, drafts.values())
+    ids = {row["prompt"]: prompt_ids(engine, row, settings, raw=args.raw) for row in prompts}  # refused before the first run
     drafters = {"verifier": (None, "none"), **{name: load_drafter(engine, path) for name, path in drafts.items()}}
     run_id = start_rows(file, conditions)
     for row, name, seed in tqdm(todo, desc="live", unit="run"):
         drafter, state = drafters[name]
-        decoded = run_prompt(engine, row["prompt"], name, settings, seed, drafter)
+        decoded = run_prompt(engine, row["prompt"], name, settings, seed, drafter, ids=ids[row["prompt"]])
         if decoded.interrupted:
             raise KeyboardInterrupt
         blocks = [rounded(block_row(block)) for block in decoded.blocks]
@@ -317,11 +336,16 @@ def main() -> None:
         metavar="N",
         help="N prompts of each domain and query type, drawn by --seed (default: all)",
     )
+    parser.add_argument(
+        "--raw", action="store_true", help="live: no chat template, as for code; `paired` takes what its answers were made with"
+    )
     parser.add_argument("--no-baseline", action="store_true", help="live: skip the plain verifier, which the speed-up needs")
     add_sampling_arguments(parser)
     add_model_arguments(parser)
     args = parser.parse_args()
     read_settings(args)
+    if args.step != "paired" and Share(args.results_dir).world > 1:
+        raise Problem(f"{args.step} runs in one process; only paired shares its work. Start it without a launcher.")
     args.answers = args.answers or args.results_dir / "answers.jsonl"
     check_outputs(*(args.results_dir / name for name in ("paired.jsonl", "live.jsonl", "acceptance.json")))
     {"paired": paired, "live": live, "report": report}[args.step](args)

@@ -28,16 +28,16 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from specdec.answers import prompt_ids
 from specdec.backend import CachedModel
 from specdec.engine import Engine
 from specdec.files import BadLine, read_jsonl, write_whole
 from specdec.models import add_model_arguments, choose_pair
 from specdec.provenance import peak_memory_bytes, provenance
-from specdec.sampling import Settings, add_sampling_arguments, read_settings, to_probs
+from specdec.sampling import Settings, add_sampling_arguments, as_conditions, read_settings, to_probs
 from specdec.show import Printer, TraceWriter, print_report, put
 from specdec.terminal import Problem, check_outputs, console, put_json, run, say, utf8
 from specdec.trace import Block, Run, summarize
@@ -117,6 +117,10 @@ class Drafter:
     def propose(self, k: int, settings: Settings, stop: frozenset[int], generator) -> tuple[Tensor, Tensor]:
         """Samples up to `k` tokens, fewer if one of them ends the text, and none behind the draft's own context.
 
+        A token whose q is below `settings.stop_below` is the last one, and is verified like the others. Whether a position
+        is verified then depends on the tokens before it, never on its own, which keeps the text the verifier's. Taking that
+        token back instead would not (tests/test_exactness.py).
+
         Returns:
             draft_tokens [K] in the verifier's ids and draft_probs [K, V] over its rows (all zero at temperature 0).
         """
@@ -124,7 +128,8 @@ class Drafter:
 
         tokens: list[int] = []
         probs = torch.zeros(k, self.verifier_rows, device=self.model.device)
-        while len(tokens) < k and not (tokens and tokens[-1] in stop) and self.model.has_room(len(self.unread)):
+        ended = False
+        while len(tokens) < k and not ended and self.model.has_room(len(self.unread)):
             logits = self.model.feed(self.unread)[:, self.draft_ids]
             if settings.temperature == 0:
                 choice = int(logits.argmax())
@@ -132,7 +137,9 @@ class Drafter:
                 q = to_probs(logits, settings)[0]
                 choice = int(torch.multinomial(q, 1, generator=generator))
                 probs[len(tokens), self.verifier_ids] = q
+                ended = bool(q[choice] < settings.stop_below)
             tokens.append(self.shared.verifier_ids[choice])
+            ended = ended or tokens[-1] in stop
             self.unread = [self.shared.draft_ids[choice]]
         return torch.tensor(tokens, dtype=torch.long, device=self.model.device), probs[: len(tokens)]
 
@@ -249,14 +256,15 @@ def run_prompt(
     seed: int,
     drafter: Drafter | None = None,
     on_block=lambda block: None,
+    ids: tuple[list[int], list[int]] | None = None,
 ) -> Run:
-    """Decodes one prompt with the draft that is called `draft`.
+    """Decodes one prompt with the draft that is called `draft`. `ids`: as both models read it (`specdec.answers.prompt_ids`).
 
     Ctrl-C and SIGTERM end the text early; what was generated and measured so far is returned, marked as interrupted.
     """
     import torch
 
-    verifier_prompt, draft_prompt = engine.prompt_ids(prompt, settings)
+    verifier_prompt, draft_prompt = ids or engine.prompt_ids(prompt, settings)
     generator = torch.Generator(device=engine.verifier.device).manual_seed(seed)
     blocks: list[Block] = []
     seconds, interrupted = 0.0, False
@@ -352,6 +360,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--prompts-file", type=Path, metavar="FILE", help='many: one {"prompt": …} a line')
     parser.add_argument("--adapter-path", default="./final_adapter", help="LoRA adapter of the dpo draft (default %(default)s)")
     add_sampling_arguments(parser)
+    parser.add_argument("--raw", action="store_true", help="no chat template: the text goes on where the prompt ends")
     parser.add_argument("--no-baseline", action="store_true", help="skip the plain verifier; no speed-up is reported then")
     parser.add_argument("--json", metavar="FILE", help="write everything as JSON to FILE, or - for stdout")
     parser.add_argument("--trace", type=Path, metavar="FILE", help="write every block as JSON Lines, for a viewer")
@@ -370,9 +379,10 @@ def main() -> int:
     drafters: dict[str, tuple[Drafter | None, str]] = {name: load_drafter(engine, path) for name, path in drafts.items()}
     if args.mode == "verifier" or not args.no_baseline:
         drafters = {"verifier": (None, "none"), **drafters}
-    for prompt in prompts:
-        engine.prompt_ids(prompt, settings)  # a prompt that does not fit is refused before the first is decoded
-    trace = TraceWriter(args.trace, engine, settings) if args.trace else None
+    # A prompt that does not fit is refused before the first is decoded.
+    read = [prompt_ids(engine, {"prompt": prompt}, settings, raw=args.raw) for prompt in prompts]
+    prompted = {"raw": True} if args.raw else {}
+    trace = TraceWriter(args.trace, engine, settings, prompted) if args.trace else None
     output = console(stderr=args.json == "-")
     result = {
         "pair": {
@@ -382,12 +392,12 @@ def main() -> int:
             "quantization": pair.quantization,
             "vocabulary": engine.shared.verdict,
         },
-        **provenance({**asdict(settings), "seed": args.seed, "adapters": drafts}),
+        **provenance({**as_conditions(settings), **prompted, "seed": args.seed, "adapters": drafts}),
         "runs": [],
     }
     interrupted = False
-    for prompt in prompts:
-        rows = decode_with_all(engine, prompt, drafters, settings, args.seed, output, trace)
+    for prompt, ids in zip(prompts, read, strict=True):
+        rows = decode_with_all(engine, prompt, ids, drafters, settings, args.seed, output, trace)
         interrupted = rows[-1]["interrupted"]
         result["runs"] += rows
         result["peak_memory_bytes"] = peak_memory_bytes()
@@ -404,9 +414,16 @@ def main() -> int:
 
 
 def decode_with_all(
-    engine: Engine, prompt: str, drafters: dict, settings: Settings, seed: int, output, trace: TraceWriter | None
+    engine: Engine,
+    prompt: str,
+    ids: tuple[list[int], list[int]],
+    drafters: dict,
+    settings: Settings,
+    seed: int,
+    output,
+    trace: TraceWriter | None,
 ) -> list[dict]:
-    """Decodes one prompt with every draft in turn, streaming the texts; returns a row a draft."""
+    """Decodes one prompt with every draft in turn, streaming the texts; returns a row a draft. `ids` as in `run_prompt`."""
     rows: list[dict] = []
     baseline = None
     for name, (drafter, adapter) in drafters.items():
@@ -423,7 +440,7 @@ def decode_with_all(
             except SystemExit:  # rich's answer to a reader of stdout who left: what was decoded is kept, as after Ctrl-C
                 raise KeyboardInterrupt from None
 
-        decoded = run_prompt(engine, prompt, name, settings, seed, drafter, show)
+        decoded = run_prompt(engine, prompt, name, settings, seed, drafter, show, ids)
         output.print()
         rows.append(result_row(decoded, adapter, baseline))
         if name == "verifier":

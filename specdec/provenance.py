@@ -92,7 +92,7 @@ def read_row_file(file: Path, required: Iterable[str] = ()) -> tuple[dict[str, d
 class Share:
     """One process's part in the work of several, which write one row file (torchrun and accelerate launch set RANK and
     WORLD_SIZE). Each appends to a file of its own; `join` puts the rows into the file proper, in the order of one process,
-    also those that a killed run left behind. A process alone writes to the file itself.
+    also those that a killed run left behind, but for the row that it was writing. A process alone writes to the file itself.
     """
 
     def __init__(self, file: Path):
@@ -109,6 +109,8 @@ class Share:
         self._wait()
         parts = sorted(self.whole.parent.glob(f"{glob.escape(self.whole.name)}.[0-9]*"))
         if self.rank == 0 and parts:
+            for part in parts:
+                _cut_half_row(part)
             written = set(map(to_line, read_jsonl(self.whole))) if self.whole.exists() else set()
             found = [read_row_file(part) for part in parts]
             rows = [header for headers, _ in found for header in headers.values()]
@@ -132,6 +134,11 @@ class Share:
                     torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
                 distributed.init_process_group("gloo", timeout=timedelta(days=7))  # one share may take longer than another
             distributed.barrier()
+
+
+def _cut_half_row(file: Path) -> None:
+    """Takes away what stands behind the last whole line: a killed process was writing it."""
+    os.truncate(file, file.read_bytes().rfind(b"\n") + 1)
 
 
 def environment() -> dict:

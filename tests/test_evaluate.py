@@ -2,7 +2,12 @@
 
 import argparse
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -19,7 +24,7 @@ from specdec.comparison import PAIRED_KEYS, Measured, agreement, compare_drafts,
 from specdec.engine import Engine
 from specdec.files import read_jsonl, write_jsonl
 from specdec.intervals import mean_with_interval
-from specdec.provenance import read_row_file
+from specdec.provenance import Share, read_row_file
 from specdec.sampling import Settings
 from specdec.terminal import Problem
 from specdec.theory import expected_blocks, speedup, tokens_per_block
@@ -262,6 +267,123 @@ def test_a_subset_is_drawn_per_type(steps, tmp_path):
     assert steps("live", "--per-type", 1, "--no-baseline")[0] == 0
     rows = read_row_file(tmp_path / "live.jsonl")[1]
     assert [(row["draft"], row["seed"]) for row in rows] == [("base", 42), ("base", 43)]
+
+
+# --- without a chat template ------------------------------------------------------------------------------------------
+
+
+def test_raw_runs_go_on_where_the_prompt_ends(steps, tiny, tmp_path, monkeypatch):
+    """Both models read the prompt's own tokens; the header says so, and other rows are refused beside them."""
+    read = []
+
+    def noted(engine, prompt, *rest, ids):
+        read.append(engine.tokenizer.decode(ids[0]))
+        return run_prompt(engine, prompt, *rest, ids=ids)
+
+    monkeypatch.setattr(evaluate_acceptance, "run_prompt", noted)
+    assert steps("live", "--raw", "--no-baseline")[0] == 0
+    assert set(read) == {f"question {number}?" for number in range(4)}
+    (header,) = read_row_file(tmp_path / "live.jsonl")[0].values()
+    assert header["conditions"]["raw"] is True
+    assert "other settings" in last_line(steps("live", "--no-baseline"))
+    assert steps("answers", "--raw")[0] == 0 and steps("paired")[0] == 0
+    assert steps("report")[0] == 0, "live and paired rows, both without a template"
+
+
+def test_templated_runs_are_not_reported_beside_raw_answers(steps, tmp_path):
+    assert steps("answers", "--raw")[0] == 0 and steps("paired", "--raw")[0] == 0 and steps("live")[0] == 0
+    assert "other settings" in last_line(steps("report"))
+
+
+def test_raw_needs_raw_answers(steps):
+    assert steps("answers")[0] == 0
+    assert "written with a chat template" in last_line(steps("paired", "--raw"))
+
+
+def test_a_special_token_in_a_raw_prompt_is_refused_before_the_first_run(steps, tmp_path):
+    rows = list(read_jsonl(tmp_path / "prompts.jsonl"))
+    write_jsonl(tmp_path / "prompts.jsonl", [*rows, {**rows[0], "prompt": "def f():<|im_end|>"}])
+    assert "special token" in last_line(steps("live", "--raw"))
+    assert not (tmp_path / "live.jsonl").exists()
+
+
+# --- several processes ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def launch(tiny, tmp_path):
+    """`launch()` → `paired` begun in two processes, on the answers in `tmp_path`; its rows go to the folder two."""
+
+    def call() -> subprocess.Popen:
+        options = ["--results-dir", tmp_path / "two", "--answers", tmp_path / "answers.jsonl", "--max-new-tokens", 8]
+        options += ["--prompts", tmp_path / "prompts.jsonl", "--draft", tiny.draft, "--verifier", tiny.overlapping]
+        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", 2, "--standalone"]
+        command = [sys.executable, *launcher, ROOT / "evaluate_acceptance.py", "paired", "--drafts", "base", *options]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        with open(tmp_path / "launch.log", "w") as log:
+            return subprocess.Popen(list(map(str, command)), stderr=log, env=environment, cwd=tmp_path)
+
+    return call
+
+
+def bare_rows(folder: Path) -> list[dict]:
+    rows = read_row_file(folder / "paired.jsonl")[1]
+    return [{key: value for key, value in row.items() if key != "run_id"} for row in rows]
+
+
+def test_two_processes_measure_what_one_measures(steps, launch, tmp_path):
+    """The same rows in the same order, one header, nothing left beside the file."""
+    assert steps("answers")[0] == 0 and steps("paired")[0] == 0
+    assert launch().wait(timeout=300) == 0, (tmp_path / "launch.log").read_text()
+    assert bare_rows(tmp_path / "two") == bare_rows(tmp_path) and len(bare_rows(tmp_path)) == 4
+    assert len(read_row_file(tmp_path / "two" / "paired.jsonl")[0]) == 1
+    assert [path.name for path in (tmp_path / "two").iterdir()] == ["paired.jsonl"]
+
+
+def test_a_killed_process_loses_no_finished_row(steps, launch, tmp_path):
+    """One of two is killed behind its first row, which ends the other; the next command keeps their rows and adds the rest."""
+    prompts = [f"question {number}?" for number in range(60)]
+    rows = [{"prompt": text, "domain": "at", "query_type": "technical", "source": "written"} for text in prompts]
+    write_jsonl(tmp_path / "prompts.jsonl", rows)
+    assert steps("answers")[0] == 0
+    process = launch()
+    part = tmp_path / "two" / "paired.jsonl.1"
+    while process.poll() is None and not (part.exists() and part.read_bytes().count(b"\n") > 1):
+        time.sleep(0.005)
+    children = subprocess.run(["ps", "--ppid", str(process.pid), "-o", "pid="], capture_output=True, text=True)
+    os.kill(int(children.stdout.split()[-1]), signal.SIGKILL)
+    assert process.wait(timeout=300) != 0
+    finished = []
+    for file in (tmp_path / "two").glob("paired.jsonl.*"):
+        finished += read_row_file(file)[1]
+    assert 1 <= len(finished) < 60
+    assert steps("paired", "--results-dir", tmp_path / "two", "--answers", tmp_path / "answers.jsonl")[0] == 0
+    found = read_row_file(tmp_path / "two" / "paired.jsonl")[1]
+    assert sorted(row["prompt"] for row in found) == sorted(prompts)
+    assert all(row in found for row in finished), "measured once, kept"
+    assert [path.name for path in (tmp_path / "two").iterdir()] == ["paired.jsonl"]
+
+
+def test_half_a_row_of_a_killed_process_is_left_out(steps, tmp_path):
+    """The row that it was writing, and no other; the command measures that prompt again."""
+    assert steps("answers")[0] == 0 and steps("paired")[0] == 0
+    whole = (tmp_path / "paired.jsonl").read_bytes()
+    header, first, second, *_ = whole.splitlines(keepends=True)
+    (tmp_path / "paired.jsonl").unlink()
+    (tmp_path / "paired.jsonl.1").write_bytes(header + first + second[:-20])
+    (tmp_path / "paired.jsonl.2").write_bytes(header[:50])
+    assert steps("paired")[0] == 0
+    rows = read_row_file(tmp_path / "paired.jsonl")[1]
+    assert rows[0] == json.loads(first) and len(rows) == len({row["prompt"] for row in rows}) == 4
+    assert not list(tmp_path.glob("paired.jsonl.*"))
+
+
+def test_what_takes_times_refuses_a_launcher(steps, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for step in ("live", "report"):
+        assert "runs in one process" in last_line(steps(step))
+    assert Share(Path("rows.jsonl")).of(list("abcde")) == ["b", "d"]
 
 
 # --- never numbers of other conditions --------------------------------------------------------------------------------
