@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specdec.adapters import check_adapter
-from specdec.answers import read_answers, read_probs
+from specdec.answers import prompt_ids, prompt_of, prompted, read_answers, read_probs
 from specdec.engine import Engine
 from specdec.files import append_jsonl, read_jsonl, write_jsonl, write_whole
 from specdec.losses import LOSSES
@@ -39,19 +39,20 @@ from specdec.models import (
     choose_pair,
     context_of,
     load_tokenizer,
-    prompt_token_ids,
 )
 from specdec.provenance import command, environment, peak_memory_bytes
 from specdec.sampling import Settings
 from specdec.terminal import Problem, check_outputs, positive_float, positive_int, put_json, run, say
 from specdec.training import (
     as_bf16,
+    as_lora,
     base_model,
     check_checkpoint,
     check_output_dir,
     checkpoint_folder,
-    choose_targets,
     cut_rank,
+    fresh_adapter,
+    linear_layers,
     load_to_train,
     model_card,
     plot_curves,
@@ -80,14 +81,10 @@ class Lesson:
         self.shared = vocabulary_map(self.draft_tokenizer, self.tokenizer)
         self.view: DraftView = DraftView(self.shared, max(named_tokens(self.tokenizer).values()) + 1)
 
-    def draft_prompt(self, prompt: str) -> list[int]:
-        if self.shared.verdict == "identical":
-            return prompt_token_ids(self.tokenizer, prompt)
-        return prompt_token_ids(self.draft_tokenizer, prompt, template=self.tokenizer)
-
     def example(self, row: dict, with_probs: bool) -> Example:
         p_ids, p_values = read_probs(row["probs"]) if with_probs else (None, None)
-        return self.view.example(self.draft_prompt(row["prompt"]), row["token_ids"], p_ids, p_values)
+        _, draft_prompt = prompt_of(row, self.tokenizer, self.draft_tokenizer, self.shared, **row["prompted"])
+        return self.view.example(draft_prompt, row["token_ids"], p_ids, p_values)
 
 
 def split_answers(rows: list[dict], eval_fraction: float, limit: int | None, seed: int) -> tuple[list[dict], list[dict]]:
@@ -246,34 +243,33 @@ def saved_step(folder: Path) -> int | None:
 
 
 def load_trainable(args: argparse.Namespace, pair: Pair):
-    """The draft with a fresh adapter, or with that of --adapter-path to go on from."""
+    """The draft with a fresh adapter, with that of --adapter-path to go on from, or with all its linear layers to train."""
     import torch
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import PeftModel, get_peft_model
 
     model = load_to_train(pair)
     torch.manual_seed(args.seed)
+    if args.all_weights:
+        layers = linear_layers(model.float())
+        for parameter in model.parameters():
+            parameter.requires_grad = False
+        for layer in layers.values():
+            layer.weight.requires_grad = True
+        return model
     if args.adapter_path:
         tuned = PeftModel.from_pretrained(model, args.adapter_path, is_trainable=True)
         for parameter in tuned.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
         return tuned
-    config = LoraConfig(
-        r=args.lora_r,
-        lora_alpha=args.lora_alpha or args.lora_r,
-        lora_dropout=0.0,
-        bias="none",
-        target_modules=choose_targets(model, None),
-        task_type="CAUSAL_LM",
-    )
-    return get_peft_model(model, config)
+    return get_peft_model(model, fresh_adapter(model, args.lora_r, args.lora_alpha))
 
 
 # --- online: the draft writes, the verifier scores --------------------------------------------------------------------
 
 
 def online_batch(
-    engine, lesson: Lesson, model, prompts: list[str], settings: Settings, seed: int, listed: int
+    engine, lesson: Lesson, model, prompts: list[dict], settings: Settings, seed: int, listed: int
 ) -> list[Example]:
     """Samples an answer to each prompt from q, with the draft's current weights, and lets the verifier score it."""
     import torch
@@ -286,8 +282,8 @@ def online_batch(
     draft = CachedModel(model, set(named_tokens(lesson.draft_tokenizer).values()), context_of(model.config))
     drafter = Drafter(draft, lesson.shared, engine.rows)
     with torch.inference_mode():
-        for number, prompt in enumerate(prompts):
-            verifier_prompt, draft_prompt = engine.prompt_ids(prompt, settings)
+        for number, row in enumerate(prompts):
+            verifier_prompt, draft_prompt = prompt_ids(engine, row, settings, **row["prompted"])
             generator = torch.Generator(device=draft.device).manual_seed(seed + number)
             drafter.start(draft_prompt)
             answer = drafter.propose(settings.max_new_tokens, settings, engine.stop, generator)[0].tolist()
@@ -314,8 +310,9 @@ def settings_of(args: argparse.Namespace, pair: Pair, rows: list[dict]) -> dict:
         "answers": len(rows),
         "answers_sha256": hashlib.sha256(texts.encode()).hexdigest(),
         **args.sampled_at,
-        "lora_r": args.lora_r,
-        "lora_alpha": args.lora_alpha or args.lora_r,
+        "all_weights": args.all_weights,
+        "lora_r": None if args.all_weights else args.lora_r,
+        "lora_alpha": None if args.all_weights else args.lora_alpha or args.lora_r,
         "keep_rank": args.keep_rank,
         "from_adapter": args.adapter_path and Path(args.adapter_path).name,
         "passes": args.passes,
@@ -341,6 +338,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output-dir", type=Path, required=True, metavar="DIR", help="such as adapters/NAME")
     parser.add_argument("--overwrite", action="store_true", help="replace an adapter that is there")
     parser.add_argument("--adapter-path", metavar="DIR", help="go on from this adapter instead of a fresh one")
+    parser.add_argument(
+        "--all-weights", action="store_true", help="train every linear layer whole; --keep-rank of it is written (default 128)"
+    )
     parser.add_argument("--lora-r", type=positive_int, default=128, help="rank of a fresh adapter (default 128)")
     parser.add_argument("--lora-alpha", type=positive_int, help="(default: the rank)")
     parser.add_argument(
@@ -369,17 +369,22 @@ def check_arguments(args: argparse.Namespace) -> None:
         raise Problem("--eval-fraction must lie between 0 and 1.")
     if not 0 <= args.warmup < 1:
         raise Problem("--warmup must be a share of the steps, from 0 to below 1.")
+    if args.all_weights and (args.adapter_path or args.lora_alpha):
+        raise Problem("--all-weights trains the base draft without LoRA: leave out --adapter-path and --lora-alpha.")
     if args.dry_run and args.resume:
         raise Problem("--dry-run begins at the beginning: leave out --resume.")
 
 
 def answers_of(args: argparse.Namespace, pair: Pair) -> tuple[list[dict], dict]:
-    """The rows of --answers and what they have in common.
+    """The rows of --answers, each with how its prompt is written (`prompted`), and what they have in common.
 
     Raises:
         Problem: they are of another verifier, of several temperatures, or lack the probabilities that the loss reads.
     """
-    rows = [row for file in args.answers for row in read_answers(file, verifier=pair.verifier.id)]
+    rows = []
+    for file in args.answers:
+        answers = read_answers(file, verifier=pair.verifier.id)
+        rows += [{**row, "prompted": prompted(file)} for row in answers]
     if not rows:
         raise Problem(f"{' '.join(map(str, args.answers))} holds no answers. Make them with generate_answers.py.")
     common = {}
@@ -415,7 +420,7 @@ def make_batches(
         if offline or (args.data == "mixed" and step % 2 == 0):
             return [stored[index] for index in chosen]
         settings = Settings(temperature=args.sampled_at["temperature"], max_new_tokens=args.sampled_at["max_new_tokens"])
-        prompts = [train_rows[index]["prompt"] for index in chosen]
+        prompts = [train_rows[index] for index in chosen]
         return online_batch(engine, lesson, model, prompts, settings, args.seed * 1_000_003 + step * 1000, args.listed)
 
     return batch
@@ -426,7 +431,7 @@ def write_draft(args: argparse.Namespace, model, settings: dict, metrics: dict, 
 
     def fill(folder: Path) -> None:
         as_bf16(model).save_pretrained(str(folder))
-        if metrics["truncated"]:
+        if metrics["truncated"] and not settings["all_weights"]:
             cut_rank(folder, metrics["truncated"]["rank"])
         put_json({"settings": settings, **metrics}, str(folder / "metrics.json"))
         write_jsonl(folder / "metrics.jsonl", rows)
@@ -455,7 +460,11 @@ def main() -> None:
     if args.adapter_path:
         given = check_adapter(args.adapter_path, pair.draft.id)
         args.lora_r, args.lora_alpha = given.r, given.lora_alpha
-    if args.keep_rank and args.keep_rank >= args.lora_r:
+    if args.all_weights:
+        if pair.quantization != "none":
+            raise Problem(f"--all-weights cannot train {pair.quantization} weights. Leave it out: LoRA trains beside them.")
+        args.keep_rank = args.keep_rank or 128
+    elif args.keep_rank and args.keep_rank >= args.lora_r:
         raise Problem(f"--keep-rank must be below the rank that is trained, {args.lora_r}.")
     if not args.dry_run:
         check_output_dir(args.output_dir, pair.draft.id, args.overwrite)
@@ -506,7 +515,11 @@ def distill(
     rows = train(args, forward, trainable, next_batch, held_out, folder, settings)
     if not args.keep_rank:
         return model, rows, None
-    share = truncate_rank(model, args.keep_rank)
+    if args.all_weights:
+        model, share = as_lora(model, load_to_train(pair), args.keep_rank)
+    else:
+        share = truncate_rank(model, args.keep_rank)
+    forward = answer_log_probs(lesson.shared, args.sampled_at["temperature"], width)(model)
     overlap = held_out_overlap(forward, held_out, args.batch_size, model.device)
     return model, rows, {"rank": args.keep_rank, "share_of_squared_norm": share, "held_out_overlap": overlap}
 

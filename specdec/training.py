@@ -25,6 +25,7 @@ from specdec.terminal import Problem, say
 from specdec.weights import hub_answers
 
 if TYPE_CHECKING:
+    from peft import LoraConfig, PeftModel
     from torch import nn
     from transformers import PreTrainedModel
 
@@ -70,20 +71,28 @@ def load_to_train(pair: Pair) -> PreTrainedModel:
     return model
 
 
+def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """name → layer, of all linear layers but the output layer."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    output = model.get_output_embeddings()
+    found = {}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear | Conv1D) and module is not output:
+            found[name] = module
+    return found
+
+
 def linear_names(model: nn.Module) -> dict[str, int]:
     """Last names of all linear layers but the output layer, with how many layers bear each.
 
     Llama-like models have q_proj … down_proj apart; HF's Phi-3 fuses them to qkv_proj and gate_up_proj.
     """
-    import torch
-    from transformers.pytorch_utils import Conv1D
-
-    output = model.get_output_embeddings()
     counts: dict[str, int] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear | Conv1D) and module is not output:
-            leaf = name.rsplit(".", 1)[-1]
-            counts[leaf] = counts.get(leaf, 0) + 1
+    for name in linear_layers(model):
+        leaf = name.rsplit(".", 1)[-1]
+        counts[leaf] = counts.get(leaf, 0) + 1
     return counts
 
 
@@ -118,6 +127,48 @@ def lora_parameters(model: nn.Module, targets: list[str], rank: int) -> int:
             outputs = getattr(module, "out_features", module.weight.shape[-1])
             count += rank * (inputs + outputs)
     return count
+
+
+def fresh_adapter(model: nn.Module, rank: int, alpha: int | None = None) -> LoraConfig:
+    """LoRA on every linear layer but the output layer, without dropout; `alpha` is the rank unless it is given."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=rank,
+        lora_alpha=alpha or rank,
+        lora_dropout=0.0,
+        bias="none",
+        target_modules=choose_targets(model, None),
+        task_type="CAUSAL_LM",
+    )
+
+
+def as_lora(tuned: nn.Module, base: nn.Module, rank: int) -> tuple[PeftModel, float]:
+    """The adapter of `base` that is nearest to `tuned`: of every linear layer's difference, the nearest matrix of this rank.
+
+    Returns:
+        `base` with that adapter, and the share of the differences' squared norm that it keeps (Eckart and Young 1936).
+    """
+    import torch
+    from peft import get_peft_model
+
+    layers = linear_layers(tuned)
+    model = get_peft_model(base, fresh_adapter(base, rank))
+    whole = kept = 0.0
+    for name, module in model.get_base_model().named_modules():
+        if not hasattr(module, "lora_A"):
+            continue
+        difference = layers[name].weight.detach().float() - module.base_layer.weight.float()
+        if not isinstance(module.base_layer, torch.nn.Linear):  # GPT-2's Conv1D keeps [inputs, outputs]
+            difference = difference.T
+        u, values, v = torch.linalg.svd(difference, full_matrices=False)
+        whole += float(values.square().sum())
+        kept += float(values[:rank].square().sum())
+        root = values[:rank].sqrt()
+        for adapter in module.lora_A:  # the one that was made above
+            module.lora_A[adapter].weight.data = (root[:, None] * v[:rank]).contiguous()
+            module.lora_B[adapter].weight.data = (u[:, :rank] * root).contiguous()
+    return model, kept / whole if whole else 1.0
 
 
 def truncate_rank(model: nn.Module, rank: int) -> float:

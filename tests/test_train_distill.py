@@ -14,6 +14,7 @@ from specdec.distillation import answer_log_probs, batches, collate, learning_ra
 from specdec.engine import Engine
 from specdec.files import read_jsonl, write_jsonl
 from specdec.losses import LOSSES, overlap
+from specdec.models import prompt_token_ids
 from specdec.sampling import Settings
 
 TOKENS = 12
@@ -66,8 +67,8 @@ def test_every_position_is_read_behind_its_own_prefix(home, tiny):
     lesson, _ = lesson_and_pair(tiny)
     several = 0
     for row in read_answers(home / "answers.jsonl"):
-        example = lesson.example(row, True)
-        prompt = lesson.draft_prompt(row["prompt"])
+        example = lesson.example({**row, "prompted": {}}, True)
+        prompt = prompt_token_ids(lesson.draft_tokenizer, row["prompt"], template=lesson.tokenizer)
         for position, last in enumerate(example.rows):
             read = lesson.shared.translate(row["token_ids"][:position])
             assert example.context[: last + 1] == prompt + read
@@ -85,7 +86,7 @@ def scored(home, tiny, shift: int = 0) -> float:
     settings, worst = Settings(temperature=0.7, max_new_tokens=TOKENS), 0.0
     with torch.no_grad():
         for row in read_answers(home / "answers.jsonl")[:6]:
-            ids, mask, rows, targets = collate([lesson.example(row, True)])
+            ids, mask, rows, targets = collate([lesson.example({**row, "prompted": {}}, True)])
             found = overlap(forward(ids, mask, rows + shift), targets)
             verifier_prompt, draft_prompt = engine.prompt_ids(row["prompt"], settings)
             p = verifier_probs(engine.verifier, verifier_prompt, row["token_ids"], settings)
@@ -105,7 +106,7 @@ def test_padding_does_not_reach_the_loss(home, tiny):
     model = models.load_model(pair.draft, dtype=torch.float32)
     forward = answer_log_probs(lesson.shared, 0.7, model.config.vocab_size)(model)
     rows = read_answers(home / "answers.jsonl")
-    examples = sorted((lesson.example(row, True) for row in rows), key=lambda example: len(example.context))
+    examples = sorted((lesson.example({**row, "prompted": {}}, True) for row in rows), key=lambda example: len(example.context))
     shortest, longest = examples[0], examples[-1]
     assert len(shortest.context) < len(longest.context)
     with torch.no_grad():
@@ -198,6 +199,39 @@ def test_the_kept_rank_is_the_nearest_of_its_size(cli, home, tiny, tmp_path):
     assert 0 < worst < 0.02, "both files are rounded to bf16"
     found = json.loads((tmp_path / "small" / "metrics.json").read_text())["truncated"]
     assert 0.5 < found["share_of_squared_norm"] < 1 and found["held_out_overlap"] > 0
+
+
+def test_all_weights_ship_as_the_nearest_adapter(cli, home, tiny, tmp_path):
+    """At full rank the adapter on the base draft is the trained draft; at rank 1 it keeps less."""
+    steps = [*options(home, tiny, "--all-weights", "--max-steps", 3, "--learning-rate", "0.01")]
+    whole, less = tmp_path / "tuned", tmp_path / "small"
+    status, _, err = cli(train_distill, *steps, "--keep-rank", 64)
+    assert status == 0, err
+    assert cli(train_distill, *steps, "--keep-rank", 1, "--output-dir", "small")[0] == 0
+    metrics, small = (json.loads((folder / "metrics.json").read_text()) for folder in (whole, less))
+    assert metrics["settings"]["all_weights"] and metrics["settings"]["lora_r"] is None
+    assert metrics["truncated"]["share_of_squared_norm"] == pytest.approx(1, abs=1e-4)
+    assert metrics["truncated"]["held_out_overlap"] == pytest.approx(metrics["held_out_overlap"]["after"], abs=1e-5)
+    assert small["truncated"]["share_of_squared_norm"] < 0.95
+    assert all(value.shape[0] == 1 for name, value in tensors(less).items() if "lora_A" in name)
+    assert metrics["held_out_overlap"]["after"] != metrics["held_out_overlap"]["before"]
+
+
+def test_all_weights_go_without_lora(cli, home, tiny):
+    for more in (["--adapter-path", "somewhere"], ["--lora-alpha", 4]):
+        one_line(cli(train_distill, *options(home, tiny, "--all-weights", *more)), "--all-weights")
+
+
+def test_raw_answers_are_read_without_the_chat_template(tmp_path, home, tiny):
+    """The training reads a row as the evaluation does: here as the beginning of a text."""
+    lesson, _ = lesson_and_pair(tiny)
+    rows = list(read_jsonl(home / "answers.jsonl"))
+    row = next(row for row in rows if "token_ids" in row)
+    chat = lesson.example({**row, "prompted": {}}, with_probs=False)
+    raw = lesson.example({**row, "prompted": {"raw": True}}, with_probs=False)
+    prompt = lesson.draft_tokenizer(row["prompt"])["input_ids"]
+    assert raw.context[: len(prompt)] == prompt and chat.context[: len(prompt)] != prompt
+    assert len(raw.rows) == len(chat.rows) == len(row["token_ids"])
 
 
 def test_order_and_rate_are_functions_of_the_step():
