@@ -25,8 +25,8 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from specdec.adapters import adapter_digest, describe_adapter, discover_adapters
 from specdec.alignment import draft_probs, overlap_and_kept, verifier_probs
@@ -50,10 +50,13 @@ from specdec.files import append_jsonl, read_jsonl
 from specdec.intervals import RESAMPLES
 from specdec.models import Pair, add_model_arguments, choose_pair, compute_dtype, load_pretrained
 from specdec.provenance import Share, portable, provenance, start_rows
-from specdec.sampling import Settings, add_sampling_arguments, read_settings
+from specdec.sampling import Settings, add_sampling_arguments, as_conditions, read_settings
 from specdec.terminal import Problem, check_outputs, positive_int, put_json, run, say
 from specdec.trace import block_row, summarize
 from speculative_decode import load_drafter, named_drafts, run_prompt
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LONGEST_K = 8  # the report's largest draft length
 GOELS_K = (3, 5)  # the draft lengths of study 2, which reports τ and the memory-bound speed-up
@@ -96,7 +99,7 @@ def conditions_of(pair: Pair, settings: Settings, drafts: dict[str, str | None],
         "verifier": pair.verifier.id,
         "quantization": pair.quantization,
         "dtype": str(compute_dtype()).removeprefix("torch."),
-        **{name: value for name, value in asdict(settings).items() if name not in without},
+        **{name: value for name, value in as_conditions(settings).items() if name not in without},
         "drafts": {name: path and portable(path) for name, path in drafts.items()},
         "adapters": {name: adapter_digest(path) for name, path in drafts.items()},
     }
@@ -141,7 +144,7 @@ def paired(args: argparse.Namespace) -> None:
     answers, prompted = answers_to(prompts, args.answers, pair, settings)
     if args.raw and not prompted.get("raw"):
         raise Problem(f"--raw: the answers in {args.answers} were written with a chat template. Leave it out.")
-    conditions = {**conditions_of(pair, settings, drafts, without=("k",)), **prompted}
+    conditions = {**conditions_of(pair, settings, drafts, without=("k", "stop_below")), **prompted}
     share = Share(args.results_dir / "paired.jsonl")
     share.join()
     todo = not_measured(answers, list(drafts), Measured(share.whole, PAIRED_KEYS, conditions), pair)
@@ -192,6 +195,8 @@ def measure(engine: Engine, models: dict, row: dict, settings: Settings, prompte
         "overlap": {},
         "overlap_by_position": {},
         "kept": {},
+        "p": four_digits(p[range(len(answer)), answer]),  # of the answer's own tokens
+        "q": {},
     }
     for name, model in models.items():
         q = draft_probs(model, engine.shared, draft_prompt, answer, engine.rows, settings)
@@ -199,7 +204,13 @@ def measure(engine: Engine, models: dict, row: dict, settings: Settings, prompte
         result["overlap"][name] = float(overlap.mean())
         result["overlap_by_position"][name] = [round(value, 4) for value in overlap.tolist()]
         result["kept"][name] = [round(value, 4) for value in kept.tolist()]
+        result["q"][name] = four_digits(q[range(len(answer)), answer])
     return result
+
+
+def four_digits(values: Tensor) -> list[float]:
+    """Probabilities, the smallest too, with four significant digits."""
+    return [float(f"{value:.4g}") for value in values.tolist()]
 
 
 # --- live -------------------------------------------------------------------------------------------------------------

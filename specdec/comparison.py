@@ -80,9 +80,9 @@ def joined(rows: list[dict]) -> list[dict]:
     """One row per prompt; drafts measured in separate runs of `paired` are joined."""
     by_prompt: dict[str, dict] = {}
     for row in rows:
-        known = by_prompt.setdefault(row["prompt"], {**row, "overlap": {}, "kept": {}})
-        known["overlap"].update(row["overlap"])
-        known["kept"].update(row["kept"])
+        known = by_prompt.setdefault(row["prompt"], {**row, "overlap": {}, "kept": {}, "q": {}})
+        for name in ("overlap", "kept", "q"):
+            known[name].update(row.get(name, {}))  # rows of earlier versions have no q
     return list(by_prompt.values())
 
 
@@ -159,12 +159,17 @@ def shared_mass(rows: list[dict]) -> dict[str, float | None]:
     return {group: found["means"]["verifier"] for group, found in compare_drafts(known, seed=0).items()}
 
 
-def memory_bound_speedup(values: Values, k: int, counts: dict | None, seed: int) -> dict | None:
-    """MBSU of Goel et al. 2024, with c by the number of parameters; None where rows do not tell it."""
+def memory_bound_speedup(values: Values, k: int, counts: dict | None, tables: set[str], seed: int) -> dict | None:
+    """MBSU of Goel et al. 2024, with c by the number of parameters, of which a draft in `tables` has none.
+
+    None where rows do not tell it.
+    """
     if counts is None:
         return None
     c = counts["draft"] / counts["verifier"]
-    factors = [(row, {name: speedup(tau, k, c) for name, tau in drafts.items()}) for row, drafts in values]
+    factors = []
+    for row, drafts in values:
+        factors.append((row, {name: speedup(tau, k, 0 if name in tables else c) for name, tau in drafts.items()}))
     return compare_drafts(factors, seed)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from specdec.terminal import Problem
@@ -22,6 +22,13 @@ class Settings:
     top_k: int = 0  # 0: off
     top_p: float = 1.0  # 1: off
     max_new_tokens: int = 200
+    stop_below: float = 0.0  # the draft stops behind a token whose q is below it; 0: never
+
+
+def as_conditions(settings: Settings) -> dict:
+    """The settings as a header keeps them; `stop_below` only where it is in use, for older rows do not know it."""
+    found = asdict(settings)
+    return found if settings.stop_below else {name: value for name, value in found.items() if name != "stop_below"}
 
 
 def to_probs(logits: Tensor, settings: Settings) -> Tensor:
@@ -57,6 +64,13 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-k", type=int, default=0, help="keep the k most probable tokens (default 0: all)")
     parser.add_argument("--top-p", type=float, default=1.0, help="keep the most probable tokens of this mass (default 1: all)")
     parser.add_argument("--max-new-tokens", type=int, default=200, help="(default 200)")
+    parser.add_argument(
+        "--stop-below",
+        type=float,
+        default=0.0,
+        metavar="Q",
+        help="end a draft behind a token whose q is below Q, which is verified too (default 0: always K tokens)",
+    )
 
 
 def read_settings(args: argparse.Namespace) -> Settings:
@@ -65,7 +79,7 @@ def read_settings(args: argparse.Namespace) -> Settings:
     Raises:
         Problem: one of them is out of its range.
     """
-    settings = Settings(args.k, args.temperature, args.top_k, args.top_p, args.max_new_tokens)
+    settings = Settings(args.k, args.temperature, args.top_k, args.top_p, args.max_new_tokens, args.stop_below)
     check_settings(settings)
     return settings
 
@@ -82,6 +96,11 @@ def check_settings(settings: Settings) -> None:
         (settings.top_k >= 0, "--top-k must be 0 (off) or more."),
         (0 < settings.top_p <= 1, "--top-p must lie in (0, 1]; 1 turns it off."),
         (settings.max_new_tokens >= 1, "--max-new-tokens must be at least 1."),
+        (0 <= settings.stop_below <= 1, "--stop-below must lie in [0, 1]; 0 turns it off."),
+        (
+            settings.temperature > 0 or not settings.stop_below,
+            "--stop-below needs a temperature above 0: a greedy draft is sure of every token.",
+        ),
     )
     for fine, message in checks:
         if not fine:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specdec.files import append_jsonl
 from specdec.provenance import start_rows
+from specdec.sampling import as_conditions
 from specdec.trace import Block, block_row
 
 if TYPE_CHECKING:
@@ -107,10 +107,10 @@ def print_report(console, runs: list[dict]) -> None:
 class TraceWriter:
     """Appends the runs of one command to a trace file, block by block, with the text of every token for a reader."""
 
-    def __init__(self, file: Path, engine: Engine, settings: Settings):
+    def __init__(self, file: Path, engine: Engine, settings: Settings, prompted: dict | None = None):
         self.file, self.engine, self.run = file, engine, -1
         models = {"draft": engine.pair.draft.id, "verifier": engine.pair.verifier.id}
-        self.conditions = {"models": models, "settings": asdict(settings)}
+        self.conditions = {"models": models, "settings": {**as_conditions(settings), **(prompted or {})}}
         self.run_id = start_rows(file, self.conditions)
 
     def start(self, prompt: str, draft: str, seed: int) -> None:

@@ -243,6 +243,8 @@ def test_paired_rows_hold_what_figures_need(steps, tmp_path):
         assert len(by_position) == len(kept) == row["positions"] == len(answers[row["prompt"]]["token_ids"])
         assert sum(by_position) / len(by_position) == pytest.approx(row["overlap"]["base"], abs=1e-4)
         assert max(by_position) <= 1 and row["overlap"]["base"] <= row["shared_mass"] < 1
+        for p, q, of_draft in zip(row["p"], row["q"]["base"], kept, strict=True):
+            assert min(1, q / p) == pytest.approx(of_draft, abs=1e-3), "p and q are those of the answer's own tokens"
         assert not {"token_ids", "tools", "commit", "conditions"} & row.keys(), "they stand in the answers and in the header"
 
 

@@ -249,6 +249,46 @@ def test_the_replacement_itself_is_right():
         assert agreement(Case(), settings(k=2)) > 1e-3
 
 
+# --- a draft that ends where it is unsure -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("overlapping", [False, True], ids=["identical", "overlapping"])
+@pytest.mark.parametrize("bound", [0.3, 0.6])
+def test_a_draft_that_ends_when_unsure_leaves_the_text(bound, overlapping):
+    case, unsure = Case(overlapping), settings(k=4, stop_below=bound)
+    assert agreement(case, unsure, samples=1000) > 1e-3
+    drafted = Counter(len(block.drafted) for blocks in case.run(unsure, samples=50) for block in blocks)
+    assert drafted[1] and drafted[4], "both endings are exercised"
+
+
+class TakesTheUnsureTokenBack(Drafter):
+    """Does not verify the token that made it stop: then whether a position is verified depends on its own token."""
+
+    def propose(self, k, settings, stop, generator):
+        tokens, probs = super().propose(k, settings, stop, generator)
+        if len(tokens) == 0 or probs[-1, tokens[-1]] >= settings.stop_below:
+            return tokens, probs
+        tokens, probs = tokens[:-1], probs[:-1]
+        if len(tokens):
+            self.model.drop(1)
+            self.unread = self.unread_for(int(tokens[-1]))
+        else:
+            self.unread = []
+        return tokens, probs
+
+    def unread_for(self, token):
+        return [self.shared.draft_ids[self.shared.verifier_ids.index(token)]]
+
+
+@pytest.mark.parametrize("overlapping", [False, True], ids=["identical", "overlapping"])
+def test_taking_the_unsure_token_back_is_caught(overlapping):
+    """The control of this control: with nothing below the bound it is the right loop."""
+    unsure = settings(k=4, stop_below=0.6)
+    assert agreement(Case(overlapping), unsure, drafter_class=TakesTheUnsureTokenBack, samples=1000) < 1e-6
+    sure = settings(k=4, stop_below=1e-9)
+    assert agreement(Case(overlapping), sure, drafter_class=TakesTheUnsureTokenBack, samples=500) > 1e-3
+
+
 class NotRenormalised(Drafter):
     """Samples from the restricted q, but reports the values that q had before the restriction."""
 

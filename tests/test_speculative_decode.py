@@ -10,6 +10,8 @@ import torch
 
 import speculative_decode
 from specdec import adapters, engine, models
+from specdec.answers import prompt_ids
+from specdec.backend import CachedModel
 from specdec.engine import Engine
 from specdec.files import read_jsonl
 from specdec.reference import generate_options
@@ -75,6 +77,47 @@ def test_compare_reports_everything(cli, tiny, adapter, tmp_path, verifier, temp
         assert [token for block in blocks for token in block.tokens] == run["token_ids"]
         parts = run["prefill_seconds"] + run["draft_seconds"] + run["verify_seconds"] + run["other_seconds"]
         assert parts == pytest.approx(run["seconds"])
+
+
+def test_raw_takes_the_prompt_as_the_beginning_of_a_text(cli, tiny, tmp_path):
+    """Both models read its tokens alone, no template; the setting stands in the result and in the trace."""
+    pair = models.Pair("custom", models.Model(tiny.draft), models.Model(tiny.overlapping))
+    read: list[list[int]] = []
+    real = CachedModel.feed
+
+    def noting(model, tokens, keep=1):
+        read.append(list(tokens))
+        return real(model, tokens, keep)
+
+    loaded = Engine(pair)
+    drafter, _ = load_drafter(loaded)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CachedModel, "feed", noting)
+        ids = prompt_ids(loaded, {"prompt": PROMPT}, Settings(), raw=True)
+        run_prompt(loaded, PROMPT, "base", Settings(max_new_tokens=4), 0, drafter, ids=ids)
+    assert read[0] == loaded.tokenizer(PROMPT)["input_ids"][:-1]
+    assert read[1] == loaded.draft_tokenizer(PROMPT)["input_ids"][:-1]
+    status, out, err = cli(
+        speculative_decode, "--raw", "--prompt", PROMPT, "--json", "-", "--trace", tmp_path / "t", *pair_options(tiny)
+    )
+    assert status == 0, err
+    assert json.loads(out)["conditions"]["raw"] is True
+    assert all(row["settings"]["raw"] for row in read_jsonl(tmp_path / "t") if "draft" in row)
+
+
+def test_a_draft_that_stops_when_unsure(cli, tiny):
+    """Its blocks end behind the first token whose q is below the bound; without the option the header does not name it."""
+    pair = models.Pair("custom", models.Model(tiny.draft), models.Model(tiny.verifier))
+    loaded = Engine(pair)
+    drafter, _ = load_drafter(loaded)
+    settings = Settings(k=6, max_new_tokens=120, stop_below=0.3)
+    blocks = run_prompt(loaded, PROMPT, "base", settings, 1, drafter).blocks
+    assert {1, 6} & {len(block.drafted) for block in blocks} and len({len(block.drafted) for block in blocks}) > 2
+    for block in blocks:
+        assert all(q >= 0.3 for q in block.q[: len(block.drafted) - 1]), "only the last token of a draft is below it"
+    for options in ([], ["--stop-below", 0.3]):
+        _, out, _ = cli(speculative_decode, "--prompt", PROMPT, "--json", "-", *options, *pair_options(tiny))
+        assert json.loads(out)["conditions"].get("stop_below") == (0.3 if options else None)
 
 
 def test_json_on_stdout_is_alone(cli, tiny):
@@ -216,6 +259,8 @@ BAD_INPUT = [
     (["--prompt", "a", "--draft", "./no/such/model"], "no model folder"),
     (["--prompts-file", "no-such-file.jsonl"], "no file"),
     (["--prompt", "a", "--temperature", "1e-40"], "--temperature must be 0"),
+    (["--prompt", "a", "--stop-below", "1.1"], "--stop-below must lie in [0, 1]"),
+    (["--prompt", "a", "--stop-below", "0.3", "--temperature", "0"], "--stop-below needs a temperature above 0"),
     (["--prompt", "a", "--temperature", "nan"], "--temperature must be 0"),
     (["--prompt", "a", "--temperature", "inf"], "--temperature must be 0"),
     (["--prompt", "a", "--draft", "README.md"], "is a file. Name the folder"),
