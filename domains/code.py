@@ -240,6 +240,7 @@ def draw(sources: list[Source], split: str, count: int, rng: random.Random, take
             {
                 **texts,
                 "domain": "code",
+                "query_type": source.package.language,  # what evaluation groups prompts by
                 "language": source.package.language,
                 "group": GROUP[source.package.language],
                 "kind": kind,

@@ -395,6 +395,7 @@ LISTED = ("code_test.jsonl", "code_train.jsonl", "code_packages.jsonl")
 def test_the_shipped_counts():
     prompts, snippets = code.test_prompts(), code.training_snippets()
     assert Counter(row["language"] for row in prompts) == dict.fromkeys(code.GROUP, code.PROMPTS)
+    assert all(row["query_type"] == row["language"] for row in prompts), "so that evaluation groups by language"
     assert Counter(row["language"] for row in snippets) == {name: code.SNIPPETS[group] for name, group in code.GROUP.items()}
     balanced = code.training_snippets(mix="balanced")
     assert Counter(row["language"] for row in balanced) == dict.fromkeys(code.GROUP, code.BALANCED)
