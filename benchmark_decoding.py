@@ -33,7 +33,7 @@ from specdec.sampling import Settings
 from specdec.terminal import Problem, check_outputs, console, positive_int, put_json, run, say
 from specdec.theory import speedup, tokens_per_block
 from specdec.trace import summarize
-from speculative_decode import load_drafter, run_prompt
+from speculative_decode import Drafter, run_prompt
 
 
 def generate_speed(model, engine: Engine, prompt: str, settings: Settings, seed: int, **options) -> float:
@@ -151,10 +151,11 @@ def summarize_rows(rows: list[dict], ks: list[int], costs: dict) -> dict:
 def same_vocabulary(prompts: list[str], args) -> dict:
     """SmolLM2 drafts for itself: our loop and transformers' assisted generation do the same work at K = 4."""
     engine = Engine(Pair("smollm2-self", SMOLLM2, SMOLLM2))
-    drafter, _ = load_drafter(engine)
+    draft, _ = engine.load_draft()
+    drafter = Drafter(draft, engine.shared, engine.rows)
     settings = Settings(k=4, max_new_tokens=args.max_new_tokens)
     ours = [_run(engine, prompt, settings, args.seed, drafter)["tokens_per_second"] for prompt in prompts]
-    assisted = assistance(engine, drafter.model.model, settings)
+    assisted = assistance(engine, draft.model, settings)
     theirs = [generate_speed(engine.verifier.model, engine, prompt, settings, args.seed, **assisted) for prompt in prompts]
     return {"k": 4, "ours": statistics.median(ours), "assisted_generation": statistics.median(theirs)}
 
@@ -234,13 +235,14 @@ def main() -> None:
         raise Problem(f'{" ".join(args.prompts)} holds no prompt. Give a file with one {{"prompt": …}} a line.')
     pair = choose_pair(args)
     engine = Engine(pair)
-    drafter, _ = load_drafter(engine)
+    draft, _ = engine.load_draft()
+    drafter = Drafter(draft, engine.shared, engine.rows)
     for prompt in prompts:
         engine.prompt_ids(prompt, Settings(max_new_tokens=args.max_new_tokens))  # refused before the first is measured
     _run(engine, prompts[0], Settings(max_new_tokens=16), args.seed, drafter)  # warms up
     peak = peak_memory_bytes()  # of decoding alone; the unpacked verifier below is for comparison
     costs = {
-        "draft": step_seconds(drafter.model),
+        "draft": step_seconds(draft),
         "verifier": step_seconds(engine.verifier),
         "verifier_of_5": step_seconds(engine.verifier, width=5),
     }

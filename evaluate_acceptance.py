@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 
 from specdec.adapters import adapter_digest, describe_adapter, discover_adapters
 from specdec.alignment import draft_probs, overlap_and_kept, verifier_probs
-from specdec.answers import answers_to, digest_of, prompt_ids
+from specdec.answers import answers_to, digest_of, prompt_ids, read_answers
 from specdec.comparison import (
     LIVE_KEYS,
     PAIRED_KEYS,
@@ -49,11 +49,12 @@ from specdec.engine import Engine
 from specdec.files import append_jsonl, read_jsonl
 from specdec.intervals import RESAMPLES
 from specdec.models import Pair, add_model_arguments, choose_pair, compute_dtype, load_pretrained
+from specdec.ngram import table_of
 from specdec.provenance import Share, portable, provenance, start_rows
 from specdec.sampling import Settings, add_sampling_arguments, as_conditions, read_settings
 from specdec.terminal import Problem, check_outputs, positive_int, put_json, run, say
 from specdec.trace import block_row, summarize
-from speculative_decode import load_drafter, named_drafts, run_prompt
+from speculative_decode import Drafter, load_drafter, named_drafts, run_prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,6 +91,18 @@ def chosen_drafts(texts: list[str], pair: Pair) -> dict[str, str | None]:
     if "base" not in drafts:
         raise Problem(f"--drafts {' '.join(texts)} lacks base, which every other draft is compared with.")
     return drafts
+
+
+def refuse_known_prompts(drafts: dict[str, str | None], prompts: set[str]) -> None:
+    """Raises Problem if an n-gram table was counted from answers to prompts that are measured: it would know the texts."""
+    for name, path in drafts.items():
+        table = table_of(path)
+        known = prompts & {row["prompt"] for row in read_answers(table[0])} if table else set()
+        if known:
+            raise Problem(
+                f"--drafts: {name} was counted from answers to {len(known)} of the {len(prompts)} prompts that are measured. "
+                "Name answers to other prompts."
+            )
 
 
 def conditions_of(pair: Pair, settings: Settings, drafts: dict[str, str | None], without: Iterable[str] = ()) -> dict:
@@ -141,6 +154,7 @@ def paired(args: argparse.Namespace) -> None:
     if settings.top_k:
         raise Problem("--top-k: answers are sampled without it. Leave it at 0.")
     prompts = {row["prompt"] for row in chosen_prompts(args)}
+    refuse_known_prompts(drafts, prompts)
     answers, prompted = answers_to(prompts, args.answers, pair, settings)
     if args.raw and not prompted.get("raw"):
         raise Problem(f"--raw: the answers in {args.answers} were written with a chat template. Leave it out.")
@@ -152,11 +166,11 @@ def paired(args: argparse.Namespace) -> None:
         return say(f"every draft is measured on all {len(answers)} answers in {share.whole} already")
     engine = Engine(pair, drafts.values())
     needed = {name for *_, missing in todo for name in missing}
-    models = {name: engine.load_draft(drafts[name])[0] for name in drafts if name in needed}
+    drafters = {name: load_drafter(engine, drafts[name])[0] for name in drafts if name in needed}
     run_id = start_rows(share.file, conditions, parameters=parameters(pair))
     with torch.inference_mode():
         for row, digest, missing in tqdm(share.of(todo), desc="paired", unit="prompt"):
-            measured = measure(engine, {name: models[name] for name in missing}, row, settings, prompted)
+            measured = measure(engine, {name: drafters[name] for name in missing}, row, settings, prompted)
             prompt = {name: value for name, value in row.items() if name not in NOT_OF_THE_PROMPT}
             append_jsonl(share.file, {**prompt, "answer": digest, **measured, "run_id": run_id})
     share.join()
@@ -184,7 +198,7 @@ def not_measured(answers: list[dict], drafts: list[str], found: Measured, pair: 
     return todo
 
 
-def measure(engine: Engine, models: dict, row: dict, settings: Settings, prompted: dict) -> dict:
+def measure(engine: Engine, drafters: dict[str, Drafter], row: dict, settings: Settings, prompted: dict) -> dict:
     """What `paired` finds on one answer; per draft a mean, and four digits a position."""
     verifier_prompt, draft_prompt = prompt_ids(engine, row, settings, **prompted)
     answer = row["token_ids"]
@@ -198,8 +212,9 @@ def measure(engine: Engine, models: dict, row: dict, settings: Settings, prompte
         "p": four_digits(p[range(len(answer)), answer]),  # of the answer's own tokens
         "q": {},
     }
-    for name, model in models.items():
-        q = draft_probs(model, engine.shared, draft_prompt, answer, engine.rows, settings)
+    for name, drafter in drafters.items():
+        read = drafter.own_prompt(verifier_prompt, draft_prompt)
+        q = draft_probs(drafter.model, drafter.shared, read, answer, engine.rows, settings)
         overlap, kept = overlap_and_kept(p, q, answer)
         result["overlap"][name] = float(overlap.mean())
         result["overlap_by_position"][name] = [round(value, 4) for value in overlap.tolist()]
@@ -228,6 +243,7 @@ def live(args: argparse.Namespace) -> None:
     conditions |= {"raw": True} if args.raw else {}
     done = {(row["prompt"], row["draft"], row["seed"]) for row in Measured(file, LIVE_KEYS, conditions).rows}
     prompts = chosen_prompts(args)
+    refuse_known_prompts(drafts, {row["prompt"] for row in prompts})
     todo = []
     for seed in range(args.seed, args.seed + args.seeds):
         baseline = ["verifier"] if seed == args.seed and not args.no_baseline else []
@@ -278,6 +294,7 @@ def report(args: argparse.Namespace) -> None:
         raise Problem(f"no rows in {found.file} of these prompts. Run evaluate_acceptance.py paired first.")
     length = found.conditions["max_new_tokens"]
     replays = {k: replayed(rows, k, length) for k in {*range(1, LONGEST_K + 1), args.k}}
+    tables = {name for name, path in found.drafts.items() if table_of(path)}
     counts = next((header["parameters"] for header in found.headers.values() if header.get("parameters")), None)
     result = {
         **provenance({**found.conditions, "k": args.k, "seed": args.seed, "resamples": RESAMPLES}),
@@ -293,7 +310,7 @@ def report(args: argparse.Namespace) -> None:
         },
         "replayed_by_k": {k: means_by_group(pick(replay, "block_efficiency")) for k, replay in sorted(replays.items())},
         "tau": {k: compare_drafts(pick(replays[k], "block_efficiency"), args.seed) for k in GOELS_K},
-        "mbsu": {k: memory_bound_speedup(pick(replays[k], "block_efficiency"), k, counts, args.seed) for k in GOELS_K},
+        "mbsu": {k: memory_bound_speedup(pick(replays[k], "block_efficiency"), k, counts, tables, args.seed) for k in GOELS_K},
     }
     if runs := measured_live.rows:
         result["adapter_states"] = {row["draft"]: row["adapter"] for row in runs}
@@ -309,8 +326,9 @@ def described(path: str | None, digest: str | None) -> dict | None:
     """The settings of a draft's training; its path alone where another adapter lies there now. None for the base draft."""
     if path is None:
         return None
-    weights = Path(path) / "adapter_model.safetensors"
-    if weights.exists() and adapter_digest(path) != digest:
+    table = table_of(path)
+    file = table[0] if table else Path(path) / "adapter_model.safetensors"
+    if file.exists() and adapter_digest(path) != digest:
         say(f"the adapter at {path} is another one than was measured, so the report does not describe it")
         return {"path": path}
     return describe_adapter(path)
@@ -327,14 +345,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", choices=("paired", "live", "report"))
     parser.add_argument(
-        "--prompts", nargs="+", metavar="FILE", help=f"(default: {' '.join(PROMPT_FILES)}; report: all that were measured)"
+        "--prompts",
+        nargs="+",
+        action="extend",
+        metavar="FILE",
+        help=f"prompts to measure (default: {' '.join(PROMPT_FILES)}; report: all that were measured)",
     )
     parser.add_argument(
         "--drafts",
         nargs="+",
         default=["base", "dpo=final_adapter"],
-        metavar="NAME[=ADAPTER]",
-        help="base NAME=ADAPTER …, or all: base and every adapter of this draft in adapters/ (default: base dpo=final_adapter)",
+        metavar="NAME[=PATH]",
+        help="base NAME=ADAPTER …, where answers make an n-gram table (trigram=ANSWERS.jsonl, bigram=ANSWERS.jsonl:2); or all: "
+        "base and every adapter of this draft in adapters/ (default: base dpo=final_adapter)",
     )
     parser.add_argument(
         "--results-dir", type=Path, default=Path("studies/preference/results"), metavar="DIR", help="(default %(default)s)"

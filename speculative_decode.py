@@ -36,6 +36,7 @@ from specdec.backend import CachedModel
 from specdec.engine import Engine
 from specdec.files import BadLine, read_jsonl, write_whole
 from specdec.models import add_model_arguments, choose_pair
+from specdec.ngram import NgramModel, table_of
 from specdec.provenance import peak_memory_bytes, provenance
 from specdec.sampling import Settings, add_sampling_arguments, as_conditions, read_settings, to_probs
 from specdec.show import Printer, TraceWriter, print_report, put
@@ -99,7 +100,7 @@ class Drafter:
     sampling (Token-Level Intersection: Timor et al. 2025, arXiv 2502.05202). Identical ones share every token.
     """
 
-    def __init__(self, model: CachedModel, shared: VocabularyMap, verifier_rows: int):
+    def __init__(self, model: CachedModel | NgramModel, shared: VocabularyMap, verifier_rows: int):
         import torch
 
         self.model, self.shared, self.verifier_rows = model, shared, verifier_rows
@@ -113,6 +114,10 @@ class Drafter:
         if len(prompt) > 1:
             self.model.feed(prompt[:-1])
         self.unread = prompt[-1:]
+
+    def own_prompt(self, verifier_prompt: list[int], draft_prompt: list[int]) -> list[int]:
+        """Which of `Engine.prompt_ids` this draft reads: an n-gram table reads the verifier's tokens, whatever the pair."""
+        return verifier_prompt if self.shared.verdict == "identical" else draft_prompt
 
     def propose(self, k: int, settings: Settings, stop: frozenset[int], generator) -> tuple[Tensor, Tensor]:
         """Samples up to `k` tokens, fewer if one of them ends the text, and none behind the draft's own context.
@@ -243,7 +248,10 @@ def until_stop(tokens: list[int], stop: frozenset[int]) -> list[int]:
 
 
 def load_drafter(engine: Engine, adapter_path: str | Path | None = None) -> tuple[Drafter, str]:
-    """A draft for the engine's verifier, and whether its adapter is "none", "merged" or "attached"."""
+    """A draft for the engine's verifier, and whether its adapter is "none", "merged" or "attached", or it is a "table"."""
+    if table := table_of(adapter_path):
+        counted = engine.count_table(*table)
+        return Drafter(counted, counted.shared, engine.rows), "table"
     model, state = engine.load_draft(adapter_path)
     return Drafter(model, engine.shared, engine.rows), state
 
@@ -268,6 +276,8 @@ def run_prompt(
     generator = torch.Generator(device=engine.verifier.device).manual_seed(seed)
     blocks: list[Block] = []
     seconds, interrupted = 0.0, False
+    if drafter:
+        draft_prompt = drafter.own_prompt(verifier_prompt, draft_prompt)
     try:
         with torch.inference_mode():
             seconds = prefill(engine.verifier, verifier_prompt, drafter, draft_prompt)
@@ -276,8 +286,8 @@ def run_prompt(
                 on_block(block)
     except KeyboardInterrupt:
         interrupted = True
-    ids = [token for block in blocks for token in block.tokens]
-    text = engine.tokenizer.decode(ids, skip_special_tokens=True)
+    tokens = [token for block in blocks for token in block.tokens]
+    text = engine.tokenizer.decode(tokens, skip_special_tokens=True)
     return Run(prompt, draft, seed, text, seconds, tuple(blocks), interrupted)
 
 
@@ -355,7 +365,12 @@ def parse_arguments() -> argparse.Namespace:
         default="base",
         help="which draft: base, dpo (with the adapter), compare (both, or --drafts), or the verifier alone",
     )
-    parser.add_argument("--drafts", nargs="+", metavar="NAME[=ADAPTER]", help="drafts to compare: base dpo=final_adapter …")
+    parser.add_argument(
+        "--drafts",
+        nargs="+",
+        metavar="NAME[=PATH]",
+        help="drafts to compare: base dpo=final_adapter …; trigram=ANSWERS.jsonl, bigram=ANSWERS.jsonl:2: tables of n-grams",
+    )
     parser.add_argument("--prompt", type=utf8, help="one prompt")
     parser.add_argument("--prompts-file", type=Path, metavar="FILE", help='many: one {"prompt": …} a line')
     parser.add_argument("--adapter-path", default="./final_adapter", help="LoRA adapter of the dpo draft (default %(default)s)")

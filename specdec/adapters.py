@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from specdec.ngram import table_digest, table_of
 from specdec.terminal import Problem
 
 if TYPE_CHECKING:
@@ -25,9 +26,13 @@ FOLDER, STUDYS_OWN = Path("adapters"), Path("final_adapter")  # where adapters l
 def describe_adapter(path: str | Path) -> dict:
     """How the adapter at `path` was trained: the settings in its metrics.json (loss, data, seed, lora_r, …), and its path.
 
+    An n-gram table is described by its file and its n; its loss is "counts".
+
     Raises:
         Problem: metrics.json cannot be read. An adapter without one is described by its path alone.
     """
+    if table := table_of(path):
+        return {"path": str(path), "loss": "counts", "n": table[1]}
     file = Path(path) / "metrics.json"
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))["settings"]
@@ -57,9 +62,14 @@ def discover_adapters(draft_id: str, root: Path = Path()) -> dict[str, str]:
 
 
 def adapter_digest(path: str | Path | None) -> str | None:
-    """The first 12 hexadecimal digits of the sha256 of an adapter's weights; None without an adapter."""
+    """The first 12 hexadecimal digits of the sha256 of an adapter's weights; None without an adapter.
+
+    Of an n-gram table, of the answers that it was counted from.
+    """
     if path is None:
         return None
+    if table := table_of(path):
+        return table_digest(*table)
     try:
         return hashlib.sha256((Path(path) / "adapter_model.safetensors").read_bytes()).hexdigest()[:12]
     except (FileNotFoundError, NotADirectoryError):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from specdec.backend import CachedModel
+    from specdec.ngram import NgramModel
     from specdec.vocabulary import VocabularyMap
 
 
@@ -52,7 +53,12 @@ def verifier_probs(verifier: CachedModel, prompt: list[int], answer: list[int], 
 
 
 def draft_probs(
-    draft: CachedModel, shared: VocabularyMap, prompt: list[int], answer: list[int], rows: int, settings: Settings
+    draft: CachedModel | NgramModel,
+    shared: VocabularyMap,
+    prompt: list[int],
+    answer: list[int],
+    rows: int,
+    settings: Settings,
 ) -> Tensor:
     """q [n, `rows`] at the n positions of `answer`, over the verifier's ids; zero where a token is not shared.
 

@@ -17,6 +17,7 @@ from specdec.models import (
     refuse_without_memory,
     stop_ids,
 )
+from specdec.ngram import NgramModel, table_of, table_texts
 from specdec.reference import use_plain_sampling
 from specdec.sampling import Settings
 from specdec.terminal import Problem
@@ -26,13 +27,16 @@ from specdec.vocabulary import named_tokens, vocabulary_map
 class Engine:
     """The verifier of a pair, ready to decode; `load_draft` adds drafts.
 
-    `adapter_paths` are those that will be loaded: one that does not fit is refused before any model is read.
+    `adapter_paths` are those that will be loaded, of adapters or of answers to count (`specdec.ngram`): one that does not
+    fit is refused before any model is read.
     `contexts` holds how many tokens the verifier and the draft can read; None: nothing limits it.
     """
 
     def __init__(self, pair: Pair, adapter_paths: Iterable[str | Path | None] = ()):
         for path in adapter_paths:
-            if path:
+            if table := table_of(path):
+                table_texts(table[0], pair.verifier.id)
+            elif path:
                 check_adapter(path, pair.draft.id)
         self.pair = pair
         self.tokenizer, self.draft_tokenizer = load_tokenizer(pair.verifier), load_tokenizer(pair.draft)
@@ -59,6 +63,11 @@ class Engine:
         self.contexts["draft"] = context_of(model.config)
         named = set(named_tokens(self.draft_tokenizer).values())
         return CachedModel(pack_linears(model), named, self.contexts["draft"]), state
+
+    def count_table(self, answers: Path, n: int) -> NgramModel:
+        """A draft that needs no model: a table of the n-grams in stored answers of the verifier."""
+        opening = prompt_token_ids(self.tokenizer, "any")  # all prompts end alike, with the template's last tokens
+        return NgramModel(table_texts(answers, self.pair.verifier.id), opening, n, self.rows, self.verifier.device)
 
     def prompt_ids(self, prompt: str, settings: Settings) -> tuple[list[int], list[int]]:
         """The prompt in the verifier's ids and in the draft's. Both models read one text: the verifier's template.

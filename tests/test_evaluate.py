@@ -131,7 +131,7 @@ def test_greedy_replay_is_greedy_decoding(tiny, tmp_path, monkeypatch):
         result = run_prompt(engine, prompt, "base", settings, 0, drafter)
         row = {"prompt": prompt, "token_ids": result.token_ids}
         with torch.inference_mode():
-            found = evaluate_acceptance.measure(engine, {"base": drafter.model}, row, settings, {})
+            found = evaluate_acceptance.measure(engine, {"base": drafter}, row, settings, {})
         assert set(found["overlap_by_position"]["base"]) <= {0.0, 1.0}
         of_prompt = sum(block.accepted for block in result.blocks)
         assert expected_blocks(found["kept"]["base"], 3, 30)[::2] == (len(result.blocks), of_prompt)
