@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 RESAMPLES, FEWEST_TO_RESAMPLE = 10_000, 8
 
 
@@ -27,3 +29,41 @@ def mean_with_interval(values: list[float], seed: int) -> dict:
         ).confidence_interval
         interval = [float(found.low), float(found.high)]
     return {"mean": mean, "interval": interval, "rose": sum(value > 0 for value in values)}
+
+
+def ratio_with_interval(over: list[float], under: list[float], seed: int) -> dict:
+    """The ratio of two means over the same prompts, mean(over) / mean(under), and its two-sided 95% interval.
+
+    The interval is the percentile bootstrap over prompts, which draws a prompt's two values together. Both are None where the
+    mean of `under` is not clearly above zero (in at least 97.5% of the resamples): a ratio to nothing is no number. The
+    interval alone is None below FEWEST_TO_RESAMPLE prompts.
+    """
+    import numpy
+
+    top, bottom = numpy.array(over, dtype=float), numpy.array(under, dtype=float)
+    count = len(top)
+    drawn = numpy.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
+    tops, bottoms = top[drawn].mean(axis=1), bottom[drawn].mean(axis=1)
+    if bottom.mean() <= 0 or (bottoms <= 0).mean() > 0.025:
+        return {"ratio": None, "interval": None}
+    ratio, interval = float(top.mean() / bottom.mean()), None
+    if count >= FEWEST_TO_RESAMPLE:
+        above = bottoms > 0
+        interval = [float(bound) for bound in numpy.quantile(tops[above] / bottoms[above], (0.025, 0.975))]
+    return {"ratio": ratio, "interval": interval}
+
+
+def interval_of(statistic: Callable[[list[list]], float], groups: list[list], seed: int, resamples: int = 1000) -> list[float]:
+    """The two-sided 95% percentile bootstrap interval of a statistic that is no mean: of a ratio, of a largest value.
+
+    Args:
+        statistic: of the groups, each a list of what belongs to one prompt. Each group is resampled by itself.
+    """
+    import numpy
+
+    draws = numpy.random.default_rng(seed)
+    found = []
+    for _ in range(resamples):
+        drawn = [[group[index] for index in draws.integers(0, len(group), len(group))] for group in groups]
+        found.append(statistic(drawn))
+    return [float(bound) for bound in numpy.percentile(found, [2.5, 97.5])]

@@ -23,6 +23,7 @@ ASK_DOMAINS = {
     "clean_dataset",
     "check_dataset",
     "generate_answers",
+    "generate_queries",
     "evaluate_acceptance",
     "test_trained_model",
 }
