@@ -307,6 +307,7 @@ def settings_of(args: argparse.Namespace, pair: Pair, rows: list[dict]) -> dict:
         "loss": args.loss,
         "data": args.data,
         "domain": sorted({row.get("domain", "at") for row in rows}),
+        "source": sorted({row.get("source", "pairs") for row in rows}),  # whose prompts; dpo_clean.jsonl's rows name none
         "answers": len(rows),
         "answers_sha256": hashlib.sha256(texts.encode()).hexdigest(),
         **args.sampled_at,
