@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,22 +51,25 @@ class NgramModel:
         import torch
 
         self.n, self.rows, self.device = n, rows, device
-        self.counts: dict[tuple[int, ...], Counter[int]] = {}  # up to n − 1 tokens → how often each token followed
+        counts: dict[tuple[int, ...], Counter[int]] = defaultdict(Counter)  # up to n − 1 tokens → the tokens that followed
         for text in texts:
             history = opening + text
             for position in range(len(opening), len(history)):
                 for length in range(min(n - 1, position) + 1):
-                    followed = self.counts.setdefault(tuple(history[position - length : position]), Counter())
-                    followed[history[position]] += 1
-        seen = sorted(self.counts[()])
+                    counts[tuple(history[position - length : position])][history[position]] += 1
+        seen = sorted(counts[()])
         if seen[-1] >= rows:
             raise Problem(
                 f"an answer has the token {seen[-1]}, the verifier only {rows} logits rows. Name answers of this verifier."
             )
-        self.column = {token: column for column, token in enumerate(seen)}
+        column = {token: place for place, token in enumerate(seen)}
         self.seen = torch.tensor(seen)
-        frequency = torch.tensor([self.counts[()][token] for token in seen], dtype=torch.float32)
-        self.unigram = frequency / frequency.sum()
+        self.unigram = torch.tensor([counts[()][token] for token in seen]) / counts[()].total()
+        self.followed = {}  # context h → the columns of what followed, c(h w) / (c(h) + T(h)), T(h) / (c(h) + T(h))
+        for context, found in counts.items():
+            total = found.total() + len(found)
+            columns = torch.tensor([column[token] for token in found])
+            self.followed[context] = columns, torch.tensor(list(found.values())) / total, len(found) / total
         self.shared = VocabularyMap("identical", tuple(seen), tuple(seen), lambda id: (id,))
         self.start()
 
@@ -83,7 +86,7 @@ class NgramModel:
         self.history += tokens
         logits = torch.full((keep, self.rows), float("-inf"))
         for row, end in enumerate(range(len(self.history) - keep + 1, len(self.history) + 1)):
-            logits[row, self.seen] = self.probs(self.history[max(end - self.n + 1, 0) : end]).log()
+            logits[row].scatter_(0, self.seen, self.probs(self.history[max(end - self.n + 1, 0) : end]).log())
         logits = logits.to(self.device)
         self.seconds += time.perf_counter() - started
         return logits
@@ -104,18 +107,13 @@ class NgramModel:
         without its first token, c(h) how often h was followed and T(h) by how many different tokens. After a context that
         never occurred, P(w | h) = P(w | h').
         """
-        import torch
-
         probs = self.unigram
         for length in range(1, len(last) + 1):
-            followed = self.counts.get(tuple(last[-length:]))
-            if followed is None:
+            found = self.followed.get(tuple(last[-length:]))
+            if found is None:
                 break  # a longer one never occurred either
-            columns = torch.tensor([self.column[token] for token in followed])
-            count = torch.tensor(list(followed.values()), dtype=torch.float32)
-            total = followed.total() + len(followed)
-            probs = probs * (len(followed) / total)
-            probs[columns] += count / total  # P(w | h), as above
+            columns, weights, rest = found
+            probs = (rest * probs).index_add_(0, columns, weights)  # P(w | h), as above
         return probs
 
 
