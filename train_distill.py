@@ -347,11 +347,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--keep-rank", type=positive_int, metavar="N", help="write the nearest adapter of this rank (default: all)"
     )
-    parser.add_argument("--learning-rate", type=positive_float, default=3e-4, help="peak of the cosine (default 3e-4)")
+    parser.add_argument("--learning-rate", type=positive_float, default=1e-3, help="peak of the cosine (default 1e-3)")
     parser.add_argument("--warmup", type=float, default=0.1, help="share of the steps (default 0.1)")
     parser.add_argument("--passes", type=positive_float, default=1, help="over the answers (default 1)")
     parser.add_argument("--max-steps", type=positive_int, metavar="N", help="N steps instead of whole passes")
-    parser.add_argument("--batch-size", type=positive_int, default=8, help="answers a step (default 8)")
+    parser.add_argument("--batch-size", type=positive_int, default=4, help="answers a step (default 4)")
     parser.add_argument("--max-grad-norm", type=positive_float, default=1.0, help="(default 1)")
     parser.add_argument("--limit", type=positive_int, metavar="N", help="train on the first N answers")
     parser.add_argument("--eval-fraction", type=float, default=0.1, help="share of the prompts held out (default 0.1)")
