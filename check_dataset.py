@@ -16,7 +16,7 @@ import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from clean_dataset import FIELDS, read_evaluation_prompts, similar_pairs, study_key
+from clean_dataset import FIELDS, add_evaluation_prompts, read_evaluation_prompts, similar_pairs, study_key
 from domains.at import CATEGORIES, DISABILITIES, EVALUATION_PROMPTS, QUERY_TYPES, TASKS, USERS, named, names
 from specdec.files import BadLine, read_jsonl
 from specdec.provenance import provenance
@@ -224,20 +224,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, nargs="?", default=Path("dpo_clean.jsonl"), help="(default %(default)s)")
     parser.add_argument("--rows", type=positive_int, default=ROWS, help="rows expected (default %(default)s)")
-    parser.add_argument(
-        "--prompts",
-        type=Path,
-        nargs="+",
-        default=EVALUATION_PROMPTS,
-        metavar="FILE",
-        help="evaluation prompts (default: those of study 0)",
-    )
+    add_evaluation_prompts(parser)
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON to FILE, or - for stdout")
     args = parser.parse_args()
-    check_outputs(args.json, inputs=(args.file, *args.prompts))
-    report = check(read_rows(args.file), read_evaluation_prompts(args.prompts), args.rows)
+    prompts = args.evaluation_prompts or EVALUATION_PROMPTS
+    check_outputs(args.json, inputs=(args.file, *prompts))
+    report = check(read_rows(args.file), read_evaluation_prompts(prompts), args.rows)
     if args.json:
-        conditions = {"file": args.file.name, "rows": args.rows, "prompts": [file.name for file in args.prompts]}
+        conditions = {"file": args.file.name, "rows": args.rows, "prompts": [file.name for file in prompts]}
         put_json({**provenance(conditions), **report}, args.json)
     print_report(report, sys.stderr if args.json == "-" else sys.stdout)
     print_failures(report["checks"])

@@ -142,12 +142,24 @@ def drop_similar(kept: list[tuple[dict, dict]], evaluation_prompts: list[str]):
     )
 
 
+def add_evaluation_prompts(parser: argparse.ArgumentParser) -> None:
+    """The option that means the same in both scripts: what no training prompt may be near. It adds nothing to the rows."""
+    parser.add_argument(
+        "--evaluation-prompts",
+        type=Path,
+        nargs="+",
+        action="extend",
+        metavar="FILE",
+        help="no row may be near a prompt of these (default: study 0's three files in domains/)",
+    )
+
+
 def read_evaluation_prompts(files: Iterable[Path]) -> list[str]:
     try:
         return [row["prompt"] for file in files for row in read_jsonl(file, required=("prompt",))]
     except FileNotFoundError as error:
         raise Problem(
-            f"no evaluation prompts at {error.filename}, so leaks cannot be found. Name their files by --prompts."
+            f"no evaluation prompts at {error.filename}, so leaks cannot be found. Name their files by --evaluation-prompts."
         ) from None
     except BadLine as error:
         raise Problem(f"{error}. Correct that line; nothing was checked or written.") from None
@@ -178,17 +190,11 @@ def main() -> None:
     parser.add_argument("--input", type=Path, help=f"(default {RAW} where there is one, else {CLEAN})")
     parser.add_argument("--output", type=Path, default=CLEAN, help="(default %(default)s)")
     parser.add_argument("--rejects", type=Path, default=Path("dpo_rejects.jsonl"), help="(default %(default)s)")
-    parser.add_argument(
-        "--prompts",
-        type=Path,
-        nargs="+",
-        default=EVALUATION_PROMPTS,
-        metavar="FILE",
-        help="evaluation prompts (default: study 0's three files in domains/)",
-    )
+    add_evaluation_prompts(parser)
     args = parser.parse_args()
+    prompts = args.evaluation_prompts or EVALUATION_PROMPTS
     source = args.input or (RAW if RAW.exists() else CLEAN)
-    check_outputs(args.output, args.rejects, inputs=args.prompts)
+    check_outputs(args.output, args.rejects, inputs=prompts)
     check_outputs(args.rejects, inputs=[source])  # the output may be the input: it is replaced whole
     try:
         raw = list(read_jsonl(source))
@@ -198,7 +204,7 @@ def main() -> None:
         raise Problem(f"{error}. Correct or delete that line; nothing was written.") from None
     if not raw:
         raise Problem(f"{source} holds no rows; nothing was written. Make them with data_generation.py.")
-    rows, rejects = clean(raw, read_evaluation_prompts(args.prompts))
+    rows, rejects = clean(raw, read_evaluation_prompts(prompts))
     write_rejects(args.rejects, rejects, in_place=os.path.realpath(source) == os.path.realpath(args.output))
     print_counts(len(raw), rows, rejects)
     if not rows:

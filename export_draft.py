@@ -46,7 +46,7 @@ from specdec.vocabulary import vocabulary_map
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-METRICS = {"overlap": "Σ min(p, q) at the positions of the verifier's answers", "acceptance": "accepted of the tested tokens"}
+METRICS = {"overlap": "Σ min(p, q) at the positions of the verifier's answers", "acceptance": "accepted of the drafted tokens"}
 
 
 # --- the draft and what is known of it --------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ through the verifier's chat template with them.
 With --top-probs N the N most probable tokens at every position, and their probabilities, go to the cache folder: what
 white-box distillation learns from, without asking the verifier again.
 
-Several processes share the work, and the file is that of one process: torchrun --nproc-per-node 2 generate_answers.py …
+Several processes share the work, a GPU each, and the file is that of one process; one that is killed loses the batch that it
+was at: torchrun --nproc-per-node 2 generate_answers.py …
 
     python generate_answers.py --prompts dpo_clean.jsonl --limit 300 --top-probs 128 --output answers/at.jsonl
     python generate_answers.py --prompts domains/study0.jsonl domains/at.jsonl domains/general.jsonl \\
@@ -139,7 +140,9 @@ def answer_batch(engine: Engine, batch: list[Work], args: argparse.Namespace) ->
 
 def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", nargs="+", required=True, metavar="FILE", help='one {"prompt": …} a line')
+    parser.add_argument(
+        "--prompts", nargs="+", action="extend", required=True, metavar="FILE", help='prompts to answer: {"prompt": …} a line'
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="answers, appended row by row")
     parser.add_argument("--limit", type=positive_int, metavar="N", help="the first N prompts of the drawn order (default: all)")
     parser.add_argument("--temperature", type=float, nargs="+", default=[0.7], help="one or several; 0 is greedy (default 0.7)")

@@ -135,6 +135,7 @@ def cli(monkeypatch, capsys):
 
     def call(module, *arguments):
         monkeypatch.setattr(sys, "argv", [f"{module.__name__}.py", *map(str, arguments)])
+        monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)  # `python -m pytest` is not the command of a result
         with pytest.raises(SystemExit) as end:
             run(module.main)
         captured = capsys.readouterr()

@@ -152,10 +152,23 @@ def test_no_file_is_overwritten_by_another(cli, tmp_path, monkeypatch):
         ("--output", tmp_path),
         ("--rejects", "raw.jsonl/rejects.jsonl"),
     ):
-        status, _, err = cli(clean_dataset, "--input", "raw.jsonl", "--prompts", "prompts.jsonl", *options)
+        status, _, err = cli(clean_dataset, "--input", "raw.jsonl", "--evaluation-prompts", "prompts.jsonl", *options)
         assert status == 1 and err.startswith("error: cannot write") and err.count("\n") == 1
     assert (Path("raw.jsonl").read_bytes(), Path("prompts.jsonl").read_bytes()) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link.jsonl", "prompts.jsonl", "raw.jsonl"]
+
+
+def test_evaluation_prompts_named_twice_are_all_read(cli, tmp_path, monkeypatch):
+    """Each row is near the prompt of one file: both are dropped, and both fail the check."""
+    monkeypatch.chdir(tmp_path)
+    write_jsonl("raw.jsonl", [row(number) for number in range(1, 6)])
+    for number in (1, 2):
+        write_jsonl(f"{number}.jsonl", [{"prompt": row(number)["prompt"]}])
+    twice = ("--evaluation-prompts", "1.jsonl", "--evaluation-prompts", "2.jsonl")
+    assert cli(clean_dataset, "--input", "raw.jsonl", *twice)[0] == 0
+    assert [entry["id"] for entry in read_jsonl("dpo_rejects.jsonl")] == ["at-0001", "at-0002"]
+    status, _, err = cli(check_dataset, "raw.jsonl", *twice)
+    assert status == 1 and "leaks from the evaluation prompts: at-0001, at-0002" in err
 
 
 def test_a_file_without_a_fit_row_replaces_nothing(cli, tmp_path, monkeypatch):
@@ -180,9 +193,9 @@ def test_bad_input_gets_one_line_and_nothing_is_written(cli, tmp_path, monkeypat
         ((*option, "missing.jsonl"), "missing.jsonl"),
         ((*option, "folder"), "folder"),
         ((*option, "broken.jsonl"), "line 2"),
-        ((*option, "good.jsonl", "--prompts", "missing.jsonl"), "no evaluation prompts"),
-        ((*option, "good.jsonl", "--prompts", "folder"), "folder"),
-        ((*option, "good.jsonl", "--prompts", "broken.jsonl"), "line 2"),
+        ((*option, "good.jsonl", "--evaluation-prompts", "missing.jsonl"), "no evaluation prompts"),
+        ((*option, "good.jsonl", "--evaluation-prompts", "folder"), "folder"),
+        ((*option, "good.jsonl", "--evaluation-prompts", "broken.jsonl"), "line 2"),
     ):
         status, out, err = cli(script, *arguments)
         assert status == 1 and words in err and err.startswith("error:") and err.count("\n") == 1 and not out
