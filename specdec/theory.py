@@ -104,8 +104,8 @@ def oracle_speedup(kept: list[float], max_new_tokens: int, c: float) -> float:
 
 
 class Bursts(NamedTuple):
-    count: float
-    rejections: float  # in all of them: the mean length is rejections / count
+    number: float
+    rejections: float  # in all of them: the mean length is rejections / number
     longer: float  # how many are longer than the length asked for
 
 
@@ -117,14 +117,14 @@ def expected_bursts(kept: list[float], tested: list[float], longer_than: int) ->
     """
     rejected = [reached * (1 - share) for reached, share in zip(tested, kept, strict=True)]
     again = [1 - share if reached else 0.0 for reached, share in zip(tested, kept, strict=True)]
-    count = longer = 0.0
+    number = longer = 0.0
     for position, probability in enumerate(rejected):
         begins = probability - (rejected[position - 1] * again[position] if position else 0.0)
-        count += begins
+        number += begins
         for later in range(position + 1, position + 1 + longer_than):
             begins *= again[later] if later < len(again) else 0.0
         longer += begins
-    return Bursts(count, sum(rejected), longer)
+    return Bursts(number, sum(rejected), longer)
 
 
 def burst_lengths(blocks: Iterable[tuple[int, int]]) -> list[int]:

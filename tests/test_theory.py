@@ -84,7 +84,7 @@ def test_long_bursts_are_counted(longer_than):
 def test_a_burst_that_forgets_its_beginning_is_caught():
     """Counting every rejection as a burst of its own."""
     tested = replay(KEPT, 2, 30).tested
-    assert expected_bursts(KEPT, tested, 1).count < 0.8 * sum(t * (1 - share) for t, share in zip(tested, KEPT, strict=True))
+    assert expected_bursts(KEPT, tested, 1).number < 0.8 * sum(t * (1 - share) for t, share in zip(tested, KEPT, strict=True))
 
 
 def test_bursts_of_blocks():
@@ -98,8 +98,8 @@ def test_bursts_of_independent_positions_are_geometric():
     for k in (1, 4, 16):
         kept = [0.6] * 4000
         found = expected_bursts(kept, replay(kept, k, 5000).tested, 3)
-        assert found.rejections / found.count == pytest.approx(1 / 0.6, rel=1e-3)
-        assert found.longer / found.count == pytest.approx(geometric_tail(1 / 0.6, 3), rel=1e-2)
+        assert found.rejections / found.number == pytest.approx(1 / 0.6, rel=1e-3)
+        assert found.longer / found.number == pytest.approx(geometric_tail(1 / 0.6, 3), rel=1e-2)
     assert geometric_tail(1 / 0.6, 3) == pytest.approx(0.4**3)
 
 

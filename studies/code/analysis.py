@@ -1,0 +1,335 @@
+"""What study 3 asks of the rows that evaluate_acceptance.py wrote: domains, draft lengths, bursts, and who is left behind.
+
+Reads results/PAIR/paired.jsonl, and results/PAIR/live-*/live.jsonl where they were measured; writes study.json. No torch.
+
+Everything from paired rows is replayed from stored texts, exactly (`specdec.theory.replay`). Speed-ups of it count a verifier
+pass as 1 and a draft step as c, the ratio of the parameters that a step reads: the memory-bound speed-up of Goel et al. 2024.
+
+    python -m studies.code.analysis
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from domains.code import GROUP
+from specdec.adapters import describe_adapter
+from specdec.comparison import LIVE_KEYS, PAIRED_KEYS, Measured, joined
+from specdec.intervals import interval_of, mean_with_interval
+from specdec.provenance import provenance
+from specdec.terminal import Problem, put_json, run
+from specdec.theory import (
+    Bursts,
+    burst_lengths,
+    disparity,
+    expected_bursts,
+    geometric_tail,
+    oracle_speedup,
+    overall_speedup,
+    replay,
+    speedup,
+    tokens_per_block,
+)
+
+RESULTS = Path("studies/code/results")
+LENGTHS = (1, 2, 4, 8, 16, 32)  # the plan's γ
+K = 4  # where one draft length stands for all
+BOUNDS = (0.2, 0.4, 0.6, 0.8, 0.9)  # of --stop-below
+AT_MOST = 8  # tokens of a draft that ends when unsure
+LONG = 10  # the plan asks for P(burst > 10)
+TASKS = [language for language, group in GROUP.items() if group != "other"]  # the plan's nine languages
+SEED = 42
+
+Prompts = list[dict]  # joined rows of `paired`
+
+
+def domains_of(row: dict) -> list[str]:
+    """The groups that a prompt counts in: its language, the plan's group of languages, code; or natural language."""
+    return [row["language"], row["group"], "code"] if row["domain"] == "code" else [row["domain"]]
+
+
+def by_domain(rows: Prompts) -> dict[str, Prompts]:
+    found: dict[str, Prompts] = {}
+    for row in rows:
+        for domain in domains_of(row):
+            found.setdefault(domain, []).append(row)
+    return found
+
+
+def mean(values: list[float]) -> dict:
+    """With its 95% interval over prompts."""
+    found = mean_with_interval(values, SEED)
+    return {"mean": found["mean"], "interval": found["interval"]}
+
+
+# --- one text, one draft ----------------------------------------------------------------------------------------------
+
+
+def decoded(kept: list[float], k: int, new: int, c: float) -> dict:
+    """The expected metrics of decoding one text with draft length k, and its bursts."""
+    found = replay(kept, k, new)
+    return {
+        "acceptance_rate": found.accepted / found.drafted if found.drafted else 0.0,
+        "tokens_per_pass": len(kept) / found.passes,
+        "speedup": overall_speedup(len(kept), found.passes, found.drafted, c),
+        "bursts": expected_bursts(kept, found.tested, LONG),
+    }
+
+
+def unsure(kept: list[float], q: list[float], bound: float, new: int, c: float) -> dict:
+    """As `decoded`, of a draft that ends behind a token whose q is below `bound`; its drafted tokens are known in bounds."""
+    found = replay(kept, AT_MOST, new, [value < bound for value in q])
+    least, most = sum(found.tested), found.drafted
+    return {
+        "tokens_per_pass": len(kept) / found.passes,
+        "at_least": overall_speedup(len(kept), found.passes, most, c),
+        "at_most": overall_speedup(len(kept), found.passes, least, c),
+    }
+
+
+def cross_entropy(row: dict, draft: str) -> float:
+    """Mean −log q of the verifier's own tokens: over its texts that is the cross-entropy of the two. inf: q gives one none."""
+    q = row["q"][draft]
+    return sum(-math.log(value) if value else math.inf for value in q) / len(q)
+
+
+def divergence(row: dict, draft: str) -> float:
+    """KL(p ‖ q): the cross-entropy without the verifier's own entropy."""
+    return cross_entropy(row, draft) - sum(-math.log(value) for value in row["p"]) / len(row["p"])
+
+
+# --- groups of prompts ------------------------------------------------------------------------------------------------
+
+
+def bursts_of(found: list[Bursts]) -> dict:
+    """Mean length and P(longer than LONG) over all bursts of some prompts, beside the geometric distribution of that mean."""
+
+    def length(groups: list[list[Bursts]]) -> float:
+        return sum(one.rejections for one in groups[0]) / max(sum(one.number for one in groups[0]), 1e-9)
+
+    def tail(groups: list[list[Bursts]]) -> float:
+        return sum(one.longer for one in groups[0]) / max(sum(one.number for one in groups[0]), 1e-9)
+
+    average = length([found])
+    return {
+        "length": {"mean": average, "interval": interval_of(length, [found], SEED)},
+        "longer": {"mean": tail([found]), "interval": interval_of(tail, [found], SEED)},
+        "geometric": geometric_tail(average, LONG) if average >= 1 else 0.0,
+    }
+
+
+def at_length(rows: Prompts, draft: str, k: int, new: int, c: float) -> dict:
+    """One γ on some prompts: replayed, and as independent positions of the same mean overlap would have it."""
+    found = [decoded(row["kept"][draft], k, new, c) for row in rows]
+    alpha = sum(row["overlap"][draft] for row in rows) / len(rows)
+    tau = tokens_per_block(alpha, k)
+    metrics = {name: mean([one[name] for one in found]) for name in ("acceptance_rate", "tokens_per_pass", "speedup")}
+    independent = {"acceptance_rate": (tau - 1) / k, "tokens_per_pass": tau, "speedup": speedup(tau, k, c)}
+    independent |= {"burst_length": 1 / alpha, "burst_longer": geometric_tail(1 / alpha, LONG)}
+    return {**metrics, "bursts": bursts_of([one["bursts"] for one in found]), "independent": independent}
+
+
+def draft_lengths(rows: Prompts, draft: str, new: int, c: float) -> dict:
+    """Every γ of the plan, drafts that end when unsure, and the oracle."""
+    by_bound = {}
+    for bound in BOUNDS:
+        found = [unsure(row["kept"][draft], row["q"][draft], bound, new, c) for row in rows]
+        by_bound[bound] = {name: mean([one[name] for one in found]) for name in found[0]}
+    return {
+        "by_k": {k: at_length(rows, draft, k, new, c) for k in LENGTHS},
+        "by_bound": by_bound,
+        "oracle": mean([oracle_speedup(row["kept"][draft], new, c) for row in rows]),
+    }
+
+
+def domain_metrics(rows: Prompts, costs: dict[str, float], new: int) -> dict:
+    """At K: every draft's metrics on the prompts of a domain, and its paired change against base."""
+    found = {}
+    for draft, c in costs.items():
+        values: dict[str, list[float]] = {"overlap": [row["overlap"][draft] for row in rows]}
+        for row in rows:
+            one = decoded(row["kept"][draft], K, new, c)
+            for name in ("acceptance_rate", "tokens_per_pass", "speedup"):
+                values.setdefault(name, []).append(one[name])
+        found[draft] = values
+    result: dict = {"prompts": len(rows), "drafts": {}, "changes": {}}
+    result["shared_mass"] = sum(row["shared_mass"] for row in rows) / len(rows)
+    for draft, values in found.items():
+        result["drafts"][draft] = {name: mean(numbers) for name, numbers in values.items()}
+        if draft != "base":
+            pairs = {name: zip(numbers, found["base"][name], strict=True) for name, numbers in values.items()}
+            result["changes"][draft] = {name: mean([tuned - base for tuned, base in pair]) for name, pair in pairs.items()}
+    return result
+
+
+# --- disparity: the family of U(T) ------------------------------------------------------------------------------------
+
+Metric = Callable[[dict, str], float]
+
+
+def definitions(new: int, c: float) -> dict[str, tuple[Metric, bool]]:
+    """Definition → (the metric of a prompt, whether a smaller one is better); tables.py says whose each is."""
+
+    def speed(row: dict, draft: str) -> float:
+        return decoded(row["kept"][draft], K, new, c)["speedup"]
+
+    return {
+        "cross-entropy": (cross_entropy, True),
+        "divergence": (divergence, True),
+        "overlap": (lambda row, draft: row["overlap"][draft], False),
+        "speed-up": (speed, False),
+    }
+
+
+def disparity_of(values: dict[str, list[float]], smaller_is_better: bool) -> dict | None:
+    """U(T) of each language from one value a prompt, its mean by the plan's groups, and the spread; each with its interval.
+
+    The best language is found again in every resample of prompts. None where a value is infinite.
+    """
+    if any(math.isinf(value) for numbers in values.values() for value in numbers):
+        return None
+    tasks = list(values)
+
+    def distances(groups: list[list[float]]) -> dict[str, float]:
+        means = {task: sum(group) / len(group) for task, group in zip(tasks, groups, strict=True)}
+        return disparity(means, smaller_is_better)
+
+    def at(task: str, groups: list[list[float]]) -> float:
+        return distances(groups)[task]
+
+    def over(members: list[str], groups: list[list[float]]) -> float:
+        found = distances(groups)
+        return sum(found[task] for task in members) / len(members)
+
+    def with_interval(statistic: Callable[[list[list[float]]], float]) -> dict:
+        groups = list(values.values())
+        return {"mean": statistic(groups), "interval": interval_of(statistic, groups, SEED)}
+
+    by_group = {}
+    for name in dict.fromkeys(GROUP[task] for task in tasks):
+        members = [task for task in tasks if GROUP[task] == name]
+        by_group[name] = with_interval(partial(over, members))
+    return {
+        "by_language": {task: with_interval(partial(at, task)) for task in tasks},
+        "by_group": by_group,
+        "spread": with_interval(lambda groups: max(distances(groups).values())),
+    }
+
+
+def disparities(rows: Prompts, draft: str, new: int, c: float) -> dict:
+    """Every definition of `definitions` over the plan's nine languages, as far as they were measured."""
+    known = by_domain(rows)
+    languages = {task: known[task] for task in TASKS if task in known}
+    if len(languages) < 2:
+        return {}
+    result = {}
+    for name, (metric, smaller_is_better) in definitions(new, c).items():
+        values = {task: [metric(row, draft) for row in of_task] for task, of_task in languages.items()}
+        result[name] = disparity_of(values, smaller_is_better)
+    return result
+
+
+# --- live -------------------------------------------------------------------------------------------------------------
+
+
+def live(file: Path) -> dict:
+    """One folder of live runs: a draft length or a bound, every draft, beside the plain verifier of the same sitting."""
+    found = Measured(file, LIVE_KEYS)
+    plain = {(row["prompt"], row["seed"]): row for row in found.rows if row["draft"] == "verifier"}
+    drafts: dict[str, dict] = {}
+    for name in dict.fromkeys(row["draft"] for row in found.rows if row["draft"] != "verifier"):
+        rows = [row for row in found.rows if row["draft"] == name and (row["prompt"], row["seed"]) in plain]
+        if rows:
+            drafts[name] = live_metrics(rows, [plain[row["prompt"], row["seed"]] for row in rows])
+    return {
+        "k": found.conditions["k"],
+        "stop_below": found.conditions.get("stop_below", 0.0),
+        "measured": found.environments(),
+        "drafts": drafts,
+    }
+
+
+def live_metrics(rows: list[dict], plain: list[dict]) -> dict:
+    """Of some runs of a draft, each beside the plain verifier's of the same prompt; c is measured in seconds."""
+    bursts = []
+    for row in rows:
+        lengths = burst_lengths((len(block["drafted"]), block["accepted"]) for block in row["blocks"])
+        bursts.append(Bursts(len(lengths), sum(lengths), sum(length > LONG for length in lengths)))
+    step = sum(row["draft_seconds"] for row in rows) / max(sum(row["drafted"] for row in rows), 1)
+    passes = sum(len(row["blocks"]) for row in plain)
+    return {
+        "prompts": len(rows),
+        "acceptance_rate": mean([row["acceptance_rate"] for row in rows if row["acceptance_rate"] is not None]),
+        "tokens_per_pass": mean([row["block_efficiency"] for row in rows]),
+        "speedup": mean(
+            [row["tokens_per_second"] / other["tokens_per_second"] for row, other in zip(rows, plain, strict=True)]
+        ),
+        "bursts": bursts_of(bursts),
+        "c": step / (sum(row["verify_seconds"] for row in plain) / passes),
+    }
+
+
+# --- a pair -----------------------------------------------------------------------------------------------------------
+
+
+def describe(path: str | None) -> dict | None:
+    """The settings of a draft's training; None for the base draft."""
+    return describe_adapter(path) if path else None
+
+
+def of_pair(folder: Path) -> dict:
+    """Everything of the pair whose results lie in `folder`."""
+    found = Measured(folder / "paired.jsonl", (*PAIRED_KEYS, "p", "q"))
+    rows = joined(found.rows)
+    if not rows:
+        raise Problem(f"no rows in {found.file}. Run evaluate_acceptance.py paired first.")
+    counts = next((header["parameters"] for header in found.headers.values() if header.get("parameters")), None)
+    if counts is None:
+        raise Problem(f"{found.file} does not tell the models' parameters. Move it away and measure again.")
+    new, c = found.conditions["max_new_tokens"], counts["draft"] / counts["verifier"]
+    drafts = sorted(set.intersection(*(set(row["kept"]) for row in rows)))
+    if "base" not in drafts:
+        raise Problem(f"{found.file} lacks the base draft on some prompts. Run evaluate_acceptance.py paired again.")
+    drafts.sort(key=lambda name: name != "base")  # base first
+    described = {name: describe(found.drafts[name]) for name in drafts}
+    costs = {name: 0.0 if (described[name] or {}).get("loss") == "counts" else c for name in drafts}  # a table reads no weights
+    domains = by_domain(rows)
+    return {
+        "conditions": found.conditions,
+        "measured": found.environments(),
+        "parameters": counts,
+        "c": c,
+        "drafts": described,
+        "domains": {name: domain_metrics(of_domain, costs, new) for name, of_domain in domains.items()},
+        "lengths": {
+            name: {draft: draft_lengths(domains[name], draft, new, costs[draft]) for draft in drafts}
+            for name in ("code", "natural_language")
+            if name in domains
+        },
+        "disparity": {draft: disparities(rows, draft, new, costs[draft]) for draft in drafts},
+        "live": [live(file) for file in sorted(folder.glob("live-*/live.jsonl"))],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results-dir", type=Path, default=RESULTS, metavar="DIR", help="(default %(default)s)")
+    args = parser.parse_args()
+    folders = sorted(file.parent for file in args.results_dir.glob("*/paired.jsonl"))
+    if not folders:
+        raise Problem(f"no */paired.jsonl in {args.results_dir}. Run evaluate_acceptance.py paired first.")
+    settings = {"k": K, "lengths": LENGTHS, "bounds": BOUNDS, "at_most": AT_MOST, "long_burst": LONG, "seed": SEED}
+    pairs = {folder.name: of_pair(folder) for folder in folders}
+    put_json({**provenance(settings), "pairs": pairs}, str(args.results_dir / "study.json"))
+    for name, pair in pairs.items():
+        for domain, found in pair["domains"].items():
+            overlap = found["drafts"]["base"]["overlap"]["mean"]
+            print(f"{name}, {domain}: base draft Σ min(p, q) {overlap:.4f}, n = {found['prompts']} prompts")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,275 @@
+"""Study 3: its training text, and its analysis and tables from rows of the tiny pair, whole and in part."""
+
+import json
+import math
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+import evaluate_acceptance
+import generate_answers
+import train_distill
+from domains import code
+from specdec.answers import read_answers
+from specdec.files import append_jsonl, read_jsonl, write_jsonl
+from specdec.provenance import read_row_file
+from specdec.theory import expected_blocks
+from specdec.trace import Block, Run, block_row, summarize
+from studies.code import analysis, human, tables
+
+ROOT = Path(__file__).resolve().parents[1]
+HEADER = {
+    "run_id": "one",
+    "command": "c",
+    "conditions": {"max_new_tokens": 128, "drafts": {"base": None}, "adapters": {"base": None}},
+    "environment": {"commit": "abcdef0123", "packages": None},
+    "parameters": {"draft": 1, "verifier": 4},
+}
+
+
+def row_of(domain: str, number: int, kept: list[float], drafts=("base",)) -> dict:
+    """A row of `paired` whose verifier gives every token probability .5, so that q = kept / 2."""
+    where = {"domain": "code", "language": domain, "group": code.GROUP[domain]} if domain in code.GROUP else {"domain": domain}
+    return {
+        "prompt": f"{domain} {number}",
+        **where,
+        "query_type": domain,
+        "source": "pip",
+        "positions": len(kept),
+        "shared_mass": 1.0,
+        "overlap": {name: sum(kept) / len(kept) for name in drafts},
+        "kept": {name: kept for name in drafts},
+        "p": [0.5] * len(kept),
+        "q": {name: [value / 2 for value in kept] for name in drafts},
+        "run_id": "one",
+    }
+
+
+def measured(folder: Path, domains, drafts=("base",), prompts=3) -> None:
+    """Writes paired.jsonl: in every later domain tokens come from the draft less often."""
+    draw, rows = random.Random(0), []
+    for place, domain in enumerate(domains):
+        for number in range(prompts):
+            kept = [1.0 if draw.random() < 0.9 - 0.05 * place else 0.2 for _ in range(40)]
+            rows.append(row_of(domain, number, kept, drafts))
+    folder.mkdir(parents=True)
+    paths = {name: None if name == "base" else "nowhere" for name in drafts}
+    conditions = {**HEADER["conditions"], "drafts": paths, "adapters": dict.fromkeys(drafts)}
+    write_jsonl(folder / "paired.jsonl", [{**HEADER, "conditions": conditions}, *rows])
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    """A copy of the study's page, and a front page with its row; results are written there."""
+    folder = tmp_path / "studies/code"
+    folder.mkdir(parents=True)
+    shutil.copy(ROOT / "studies/code/README.md", folder)
+    (tmp_path / "README.md").write_text("| code | question | <!-- row code -->old<!-- /row code --> |\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# --- training text ----------------------------------------------------------------------------------------------------
+
+
+def test_a_snippet_is_cut_behind_a_line():
+    for row in code.training_snippets():
+        prompt, rest = human.cut(row["text"])
+        assert prompt + rest == row["text"] and prompt.endswith("\n") and rest
+    assert human.cut("a\nb") == ("a\n", "b")
+
+
+def test_human_code_is_an_answers_file(cli, tiny, tmp_path):
+    """Every snippet of the mix, in the verifier's tokens, and the prompts for the verifier to complete."""
+    file, prompts = tmp_path / "human.jsonl", tmp_path / "prompts.jsonl"
+    status, _, err = cli(human, "--draft", tiny.draft, "--verifier", tiny.verifier, "--output", file, "--prompts", prompts)
+    assert status == 0, err
+    rows = read_answers(file, verifier=tiny.verifier, raw=True)
+    assert len(rows) == len(code.training_snippets()) and len({row["prompt"] for row in rows}) == len(rows)
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny.verifier)
+    texts = {row["text"] for row in code.training_snippets()}
+    assert all(row["prompt"] + tokenizer.decode(row["token_ids"]) in texts for row in rows[:20])
+    (conditions,) = [header["conditions"] for header in read_row_file(file)[0].values()]
+    assert (conditions["text"], conditions["mix"]) == ("human", "plan")
+    asked = list(read_jsonl(prompts))
+    assert [row["prompt"] for row in asked] == [row["prompt"] for row in rows] and "token_ids" not in asked[0]
+
+
+def test_a_draft_learns_its_likelihood(cli, tiny, tmp_path):
+    """Raw, and by nll alone: there are no probabilities for another loss."""
+    file, pair = tmp_path / "human.jsonl", ("--draft", tiny.draft, "--verifier", tiny.verifier)
+    assert cli(human, *pair, "--output", file)[0] == 0
+    header, *rows = read_jsonl(file)
+    write_jsonl(file, [header, *({**row, "token_ids": row["token_ids"][:40]} for row in rows[:12])])
+    options = (*pair, "--answers", file, "--output-dir", tmp_path / "tuned", "--lora-r", 4, "--batch-size", 4)
+    status, _, err = cli(train_distill, *options, "--loss", "kl")
+    assert status == 1 and "no stored probabilities" in err
+    status, _, err = cli(train_distill, *options, "--loss", "nll", "--max-steps", 6, "--learning-rate", 0.02)
+    assert status == 0, err
+    losses = [row["loss"] for row in read_jsonl(tmp_path / "tuned/metrics.jsonl") if "loss" in row]
+    assert losses[-1] < losses[0]
+    settings = json.loads((tmp_path / "tuned/metrics.json").read_text())["settings"]
+    assert settings["temperature"] == 1.0 and settings["loss"] == "nll"
+
+
+def test_repeated_languages(cli, tmp_path):
+    rows = human.repeated([{"language": "zig"}, {"language": "lua"}], ["zig=3"])
+    assert [row["language"] for row in rows] == ["zig"] * 3 + ["lua"]
+    for wrong in ("cobol=2", "zig", "zig=0", "zig=x"):
+        status, _, err = cli(human, "--output", tmp_path / "f", "--repeat", wrong)
+        assert status == 1 and f"--repeat {wrong} is not of the form" in err and not (tmp_path / "f").exists()
+
+
+# --- analysis ---------------------------------------------------------------------------------------------------------
+
+
+def test_metrics_of_a_domain(tmp_path):
+    measured(tmp_path / "pair", ["python", "natural_language"])
+    found = analysis.of_pair(tmp_path / "pair")
+    rows = [row for row in read_jsonl(tmp_path / "pair/paired.jsonl") if row.get("query_type") == "python"]
+    rates = []
+    for row in rows:
+        passes, drafted, accepted = expected_blocks(row["kept"]["base"], 4, 128)
+        rates.append((accepted / drafted, 40 / (passes + 0.25 * drafted)))
+    base = found["domains"]["python"]["drafts"]["base"]
+    assert base["acceptance_rate"]["mean"] == pytest.approx(sum(rate for rate, _ in rates) / 3)
+    assert base["speedup"]["mean"] == pytest.approx(sum(speed for _, speed in rates) / 3)
+    assert found["domains"]["code"] == found["domains"]["python"] == found["domains"]["high"]
+    by_k = found["lengths"]["code"]["base"]["by_k"]
+    assert by_k[4]["speedup"] == base["speedup"] and found["lengths"]["code"]["base"]["oracle"]["mean"] >= max(
+        one["speedup"]["mean"] for one in by_k.values()
+    )
+    for one in found["lengths"]["code"]["base"]["by_bound"].values():
+        assert one["at_least"]["mean"] <= one["at_most"]["mean"] <= found["lengths"]["code"]["base"]["oracle"]["mean"]
+
+
+def test_disparity_by_four_definitions(tmp_path):
+    """Every language is behind the one before it: by all definitions; p = .5 adds log 2 to the cross-entropy alone."""
+    measured(tmp_path / "pair", analysis.TASKS)
+    found = analysis.of_pair(tmp_path / "pair")["disparity"]["base"]
+    rows = list(read_jsonl(tmp_path / "pair/paired.jsonl"))[1:]
+    for name in ("cross-entropy", "divergence", "overlap", "speed-up"):
+        by_language = {task: value["mean"] for task, value in found[name]["by_language"].items()}
+        assert min(by_language.values()) == 0 and by_language["ocaml"] > by_language["python"]
+        group = found[name]["by_group"]["low"]
+        assert group["mean"] == pytest.approx(sum(by_language[task] for task in ("zig", "elixir", "ocaml")) / 3)
+        assert group["interval"][0] < group["mean"] < group["interval"][1] + 1e-9
+    assert analysis.cross_entropy(rows[0], "base") - analysis.divergence(rows[0], "base") == pytest.approx(math.log(2))
+    kept = rows[0]["kept"]["base"]
+    assert analysis.divergence(rows[0], "base") == pytest.approx(-sum(map(math.log, kept)) / len(kept))
+
+
+def test_a_token_that_the_draft_cannot_propose_has_no_cross_entropy(tmp_path):
+    row = row_of("python", 0, [0.0, 1.0])
+    assert analysis.cross_entropy(row, "base") == math.inf
+    values = {"python": [math.inf], "ocaml": [1.0]}
+    assert analysis.disparity_of(values, True) is None
+
+
+def live_row(prompt: str, draft: str, blocks: list[Block]) -> dict:
+    found = Run(prompt, draft, 42, "", 0.0, tuple(blocks))
+    return {"prompt": prompt, "draft": draft, "seed": 42, **summarize(found), "blocks": [block_row(b) for b in blocks]}
+
+
+def test_live_runs_stand_beside_the_plain_verifier(tmp_path):
+    file = tmp_path / "live.jsonl"
+    header = {**HEADER, "conditions": {**HEADER["conditions"], "k": 2}}
+    plain = [Block((), (), (), (), 0, 1, (1,), 1.0, 0.0, 1.0) for _ in range(6)]
+    rejects = Block((1, 2), (0.1,), (0.9,), (0.1,), 0, 3, (3,), 2.0, 0.5, 1.5)
+    accepts = Block((1, 2), (0.9, 0.9), (0.9, 0.9), (0.9, 0.9), 2, 3, (1, 2, 3), 2.0, 0.5, 1.5)
+    write_jsonl(file, [header])
+    for draft, blocks in (("verifier", plain), ("base", [accepts, rejects, rejects])):
+        append_jsonl(file, {**live_row("a", draft, blocks), "run_id": "one"})
+    append_jsonl(file, {**live_row("without the verifier", "base", [rejects]), "run_id": "one"})
+    found = analysis.live(file)
+    base = found["drafts"]["base"]
+    assert (found["k"], found["stop_below"], base["prompts"]) == (2, 0.0, 1)
+    assert base["speedup"]["mean"] == pytest.approx((5 / 6) / 1.0)
+    assert base["bursts"]["length"]["mean"] == 2 and base["c"] == pytest.approx(0.25)
+
+
+def test_rows_without_what_is_needed_are_refused(cli, tmp_path):
+    status, _, err = cli(analysis, "--results-dir", tmp_path)
+    assert status == 1 and "Run evaluate_acceptance.py paired first" in err
+    measured(tmp_path / "pair", ["python"])
+    header, *rows = read_jsonl(tmp_path / "pair/paired.jsonl")
+    write_jsonl(tmp_path / "pair/paired.jsonl", [header, *({**row, "overlap": {}, "kept": {}} for row in rows)])
+    status, _, err = cli(analysis, "--results-dir", tmp_path)
+    assert status == 1 and "lacks the base draft" in err
+    write_jsonl(tmp_path / "pair/paired.jsonl", [header, *({k: v for k, v in row.items() if k != "q"} for row in rows)])
+    status, _, err = cli(analysis, "--results-dir", tmp_path)
+    assert status == 1 and "lacks q" in err
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def filled(cli, tree, drafts=("base",), pairs=("qwen-coder", "smollm2-qwen"), domains=None) -> str:
+    for pair in pairs:
+        measured(tree / "studies/code/results" / pair, domains or [*code.GROUP, "natural_language"], drafts)
+    assert cli(analysis)[0] == 0 and cli(tables)[0] == 0
+    assert cli(tables, "--check")[0] == 0
+    return (tree / "studies/code/README.md").read_text()
+
+
+def test_the_base_drafts_alone(cli, tree):
+    """What is tuned says that it is not measured yet, and gives no number; the rest is there."""
+    page = filled(cli, tree)
+    assert "The deciding test is not measured yet" in page and "Table 2, base against tuned: not measured yet." in page
+    assert "Not measured yet: `" not in page and page.count("![") == 2
+    assert all(f"| {words} (the plan's) | not measured here |" in page for words in tables.PLANS)
+    front = (tree / "README.md").read_text()
+    assert "Tuning is not measured yet. The untuned draft" in front
+
+
+def test_one_pair_and_a_few_languages(cli, tree):
+    page = filled(cli, tree, pairs=("qwen-coder",), domains=["python", "ocaml", "natural_language"])
+    assert "| SmolLM2-135M → Qwen2.5-Coder-1.5B (two vocabularies) | not measured yet |" in page
+    assert "| cross-entropy | Medium: Lua, Haskell, Ruby | not measured yet |" in page
+
+
+def test_the_foreign_pair_alone(cli, tree):
+    """Every other table waits; no figure is drawn."""
+    page = filled(cli, tree, pairs=("smollm2-qwen",))
+    assert "The same-family pair is not measured yet." in page
+    assert not (tree / "studies/code/figures").exists()
+
+
+def test_with_a_tuned_draft(cli, tree, monkeypatch):
+    monkeypatch.setattr(analysis, "describe", lambda path: path and {"loss": "nll", "answers": 486})
+    page = filled(cli, tree, drafts=("base", "human"))
+    assert "fine-tuning on human code did not measurably change" in page, "the two drafts are equal here"
+    assert "| human | likelihood on 486 texts | Code (Py) | 3 |" in page and "Draft: human." in page
+
+
+@pytest.mark.parametrize("values, number", [([1, 2, 3, 2], 1), ([3, 2, 1], 1), ([1, 2, 3], 1), ([2, 1, 2], 2), ([1, 1], 1)])
+def test_peaks_of_a_sequence(values, number):
+    assert tables.peaks(values) == number
+
+
+# --- the commands, on the tiny pair -----------------------------------------------------------------------------------
+
+
+def test_the_first_slice_from_end_to_end(cli, tiny, tree):
+    """The commands of run.sh, in their order."""
+    results = tree / "studies/code/results"
+    rows = [row for row in code.test_prompts(["python", "ocaml"])][:4]
+    language = list(read_jsonl(ROOT / "domains/natural_language.jsonl"))[:2]
+    write_jsonl(results / "prompts.jsonl", [{**row, "prompt": row["prompt"][:60]} for row in rows] + language)
+    pair = ("--draft", tiny.draft, "--verifier", tiny.verifier, "--max-new-tokens", 12)
+    asked = ("--prompts", results / "prompts.jsonl")
+    assert cli(generate_answers, "--raw", *pair, *asked, "--output", results / "answers.jsonl")[0] == 0
+    folder = ("--answers", results / "answers.jsonl", "--results-dir", results / "qwen-coder")
+    status, _, err = cli(evaluate_acceptance, "paired", *pair, *asked, *folder, "--drafts", "base")
+    assert status == 0, err
+    live = ("--raw", "--k", 2, "--seeds", 1, "--drafts", "base", "--results-dir", results / "qwen-coder/live-k2")
+    status, _, err = cli(evaluate_acceptance, "live", *pair, *asked, *live)
+    assert status == 0, err
+    assert cli(analysis)[0] == 0 and cli(tables)[0] == 0
+    study = json.loads((results / "study.json").read_text())["pairs"]["qwen-coder"]
+    assert study["conditions"]["raw"] is True and study["domains"]["code"]["prompts"] == 4
+    assert study["live"][0]["k"] == 2 and study["live"][0]["drafts"]["base"]["prompts"] == 6
