@@ -1,6 +1,7 @@
 """The pages agree with the results behind them, and have the form that readers and CONTRIBUTING.md count on."""
 
 import importlib
+import itertools
 import json
 import re
 import shlex
@@ -9,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from specdec.models import PAIRS
 from specdec.report import markers
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDIES = sorted(path.parent.name for path in ROOT.glob("studies/*/tables.py"))
-PAGES = [ROOT / "README.md", ROOT / "DATASET_CARD.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("studies/*/README.md")]
+FRONT_PAGES = ["README.md", "DATASET_CARD.md", "CONTRIBUTING.md", "GPU.md"]
+PAGES = [*(ROOT / name for name in FRONT_PAGES), *ROOT.glob("studies/*/README.md")]
 
 
 def tables_of(study: str):
@@ -164,29 +167,105 @@ def test_links_lead_somewhere(page):
         assert (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
-def commands() -> list[tuple[str, list[str]]]:
-    """(script, options) of every Python command of a run.sh."""
+LAUNCHERS = ("python", "torchrun", "accelerate", ".venv/bin/python")
+
+
+def shell_texts() -> dict[Path, str]:
+    """Every run.sh, and the shell blocks of every page."""
+    texts = {script: script.read_text(encoding="utf-8") for script in ROOT.glob("studies/*/run.sh")}
+    for page in PAGES:
+        blocks = re.findall(r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        texts[page] = "\n".join(blocks)
+    return texts
+
+
+def commands(text: str) -> list[tuple[str, list[str]]]:
+    """(script, the words behind it) of every Python command of a shell text."""
     found = []
-    for script in ROOT.glob("studies/*/run.sh"):
-        for line in script.read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            if words[:1] == ["python"] and words[1] != "-m":
-                found.append((words[1], [word for word in words[2:] if word.startswith("--")]))
+    for line in text.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        scripts = [number for number, word in enumerate(words) if re.fullmatch(r"\w+\.py", word)]
+        if words and words[0] in LAUNCHERS and scripts:
+            found.append((words[scripts[0]], words[scripts[0] + 1 :]))
     return found
 
 
-def test_commands_of_a_study_can_be_typed(cli):
-    """Every script of a run.sh exists and has the options it is given."""
-    assert len(commands()) > 10
-    helps: dict[str, str] = {}
-    for script, options in commands():
-        name = script.removesuffix(".py")
-        if name not in helps:
-            status, helps[name], _ = cli(importlib.import_module(name), "--help")
+@pytest.fixture
+def help_of(cli):
+    """`help_of(script)` → what its --help prints."""
+    texts: dict[str, str] = {}
+
+    def call(script: str) -> str:
+        if script not in texts:
+            status, texts[script], _ = cli(importlib.import_module(script.removesuffix(".py")), "--help")
             assert status == 0
-        for option in options:
-            assert re.search(rf"{option}\b(?!-)", helps[name]), f"{script} has no {option}"
-    assert not re.search(r"--per\b(?!-)", helps["evaluate_acceptance"]), "half an option is none"
+        return texts[script]
+
+    return call
+
+
+def test_commands_of_studies_and_pages_can_be_typed(help_of):
+    """Every script exists and has the options it is given; every pair and every file of prompts is there."""
+    counts = {}
+    for file, text in shell_texts().items():
+        counts[file.name] = counts.get(file.name, 0) + len(commands(text))
+        for script, words in commands(text):
+            for option in [word for word in words if word.startswith("--")]:
+                assert re.search(rf"{option}\b(?!-)", help_of(script)), f"{file}: {script} has no {option}"
+            named = [value for option, value in itertools.pairwise(words) if option == "--pair" and "$" not in value]
+            assert set(named) <= PAIRS.keys(), f"{file}: no such pair"
+            for word in words:
+                if word.startswith("domains/") and "$" not in word:
+                    assert (ROOT / word).is_file(), f"{file}: no {word}"
+    assert counts["run.sh"] > 10 and counts["GPU.md"] > 20 and counts["README.md"] > 3
+    assert not re.search(r"--per\b(?!-)", help_of("evaluate_acceptance.py")), "half an option is none"
+    torchrun = "torchrun --nproc-per-node 2 evaluate_acceptance.py paired \\\n  --drafts base  # --half"
+    assert commands(torchrun) == [("evaluate_acceptance.py", ["paired", "--drafts", "base"])]
+
+
+# --- the page for a GPU machine ---------------------------------------------------------------------------------------
+
+
+def phi3_on_meta(**shape):
+    """A Phi-3 without weights (arXiv 2404.14219; the configuration's defaults are Mini's), and its bytes in NF4.
+
+    NF4 with double quantisation: 4 bits a weight, 8 more for 64 of them, and 32 for 256 such. What is no linear layer of a
+    block stays in bf16.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, Phi3Config
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(Phi3Config(vocab_size=32064, **shape), dtype=torch.bfloat16)
+    in_blocks = [weights for name, weights in model.named_parameters() if weights.ndim == 2 and ".layers." in name]
+    small = sum(weights.numel() for weights in in_blocks)
+    return model, small * (0.5 + (1 + 4 / 256) / 64) + 2 * (model.num_parameters() - small)
+
+
+def cache_bytes(model, tokens: int) -> int:
+    """Keys and values of all layers in bf16."""
+    config = model.config
+    width = config.hidden_size // config.num_attention_heads
+    return tokens * config.num_hidden_layers * 2 * config.num_key_value_heads * width * 2
+
+
+def test_the_memory_of_the_papers_pair_is_computed():
+    from specdec.training import choose_targets, lora_parameters, memory_needed
+
+    draft, draft_bytes = phi3_on_meta()
+    shape = {"hidden_size": 5120, "intermediate_size": 17920, "num_hidden_layers": 40, "num_attention_heads": 40}
+    verifier, verifier_bytes = phi3_on_meta(**shape, num_key_value_heads=10)
+    step = memory_needed(draft, lora_parameters(draft, choose_targets(draft, None), 16), 4, 512, recomputed=True)
+    computed = {
+        "draft, NF4": draft_bytes,
+        "verifier, the same": verifier_bytes,
+        "decoding and `paired`": draft_bytes + verifier_bytes + cache_bytes(draft, 1000) + cache_bytes(verifier, 1000),
+        "`generate_answers.py`": verifier_bytes + cache_bytes(verifier, 32 * 400),
+        "`train_dpo.py`": draft_bytes + sum(size for name, size in step.items() if name != "weights"),
+    }
+    page = (ROOT / "GPU.md").read_text(encoding="utf-8")
+    printed = dict(re.findall(r"^\| (.*?)(?:, with.*|:.*)? \| ([\d.]+) \|$", page, flags=re.MULTILINE))
+    assert printed == {name: f"{size / 2**30:.1f}" for name, size in computed.items()}
 
 
 def test_the_makefile_names_no_result():
