@@ -91,8 +91,8 @@ def draw_batch(engine: Engine, numbers: list[int], lenders: list[dict], args: ar
     settings = Settings(temperature=args.temperature, top_p=args.top_p, max_new_tokens=args.max_new_tokens)
     ids, rows = [], []
     for number in numbers:
-        lender = lenders[number % len(lenders)] if lenders else None
-        text = opening(engine.tokenizer, args.system, lender and lender["tools"])
+        lender = lenders[number % len(lenders)] if lenders else {}
+        text = opening(engine.tokenizer, args.system, lender.get("tools"))
         ids.append(engine.tokenizer(text, add_special_tokens=False)["input_ids"])
         engine.check_room(ids[-1], [], settings)
         rows.append({"draw": number, **({"tools_of": lender["id"]} if lender else {})})

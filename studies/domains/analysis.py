@@ -1,0 +1,301 @@
+"""Study 1's questions, asked of the rows that evaluate_acceptance.py wrote: its claims as ratios, the square, the scaling.
+
+Reads acceptance.json and paired.jsonl of every folder in FOLDERS that has them, and the answers to function calls; writes
+results/study.json. What is not measured yet is left out, and said. No torch.
+
+A draft is what its metrics.json says it is: domain, whose prompts (the scenario), loss, whose text (offline, online), number of
+answers. Two drafts are compared where they differ in one of these alone, on the prompts of their domain, paired.
+
+    python -m studies.domains.analysis
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+
+from domains.function_calling import parse_calls
+from domains.leaks import leaks
+from specdec.answers import read_answers
+from specdec.comparison import PAIRED_KEYS, Measured, domain_of, joined
+from specdec.intervals import mean_with_interval, ratio_with_interval
+from specdec.models import load_tokenizer, named_model
+from specdec.provenance import provenance, read_headers
+from specdec.report import load
+from specdec.terminal import put_json, run, say
+
+HERE = Path("studies/domains")
+# Study 2's arms are trained on AT prompts: what they say of the claims is theirs to say here too.
+FOLDERS = (HERE / "results", HERE / "results/same_family", Path("studies/distillation/results"))
+LOSS = "kl"  # the white-box loss of this study's arms
+SCENARIOS = {  # the source of a training prompt → the scenario of the paper
+    "pairs": "I",
+    "written": "I",
+    "bfcl live": "I",
+    "exam-style": "II",
+    "bfcl curated": "II",
+    "magpie": "III",
+}
+DOMAINS = ("at", "biology", "function_calling", "chinese")
+# What two arms must have in common, but for the one field that a claim varies.
+FIELDS = (
+    "base_model",
+    "domain",
+    "scenario",
+    "loss",
+    "data",
+    "answers",
+    "passes",
+    "temperature",
+    "lora_r",
+    "keep_rank",
+    "learning_rate",
+    "batch_size",
+    "seed",
+)
+CLAIMS = {  # name → (the field, its value above the ratio's line, its value below); None: the largest and the smallest
+    "offline over online": ("data", "offline", "online"),
+    "white-box over black-box": ("loss", LOSS, "nll"),
+    "synthetic queries over users' queries": ("scenario", "III", "I"),
+    "most data over least": ("answers", None, None),
+}
+
+
+# --- drafts -----------------------------------------------------------------------------------------------------------
+
+
+def measured(folder: Path) -> list[dict]:
+    """The distilled drafts that were measured in `folder`, none if nothing was.
+
+    Each has FIELDS, `folder` and `name`, `overlap` (test domain → prompt → base's and its own Σ min(p, q)) and `passes_at_k`
+    (test domain → base's and its own tokens per pass).
+    """
+    if not (folder / "acceptance.json").exists():
+        return []
+    report = load(folder / "acceptance.json")
+    rows = joined(Measured(folder / "paired.jsonl", PAIRED_KEYS).rows)
+    arms = []
+    for name, settings in report["drafts"].items():
+        if not settings or "answers_sha256" not in settings:  # the base draft, or one that did not learn from the verifier
+            continue
+        overlap: dict[str, dict[str, tuple[float, float]]] = {}
+        for row in rows:
+            if row["source"] != "study0" and {"base", name} <= row["overlap"].keys():
+                pair = (row["overlap"]["base"], row["overlap"][name])
+                overlap.setdefault(domain_of(row), {})[row["prompt"]] = pair
+        means = {group: one["means"] for group, one in report["replayed"]["block_efficiency"].items()}
+        overlap = {domain: prompts for domain, prompts in overlap.items() if name in means[domain]}  # measured on all of them
+        tokens = {domain: (means[domain]["base"], means[domain][name]) for domain in overlap}
+        arms.append({**fields_of(settings), "folder": str(folder), "name": name, "overlap": overlap, "passes_at_k": tokens})
+    return arms
+
+
+def fields_of(settings: dict) -> dict:
+    """FIELDS, from the settings in a metrics.json; several domains or scenarios are joined by a plus."""
+    scenarios = {SCENARIOS.get(source, source) for source in settings.get("source", ["pairs"])}
+    known = {"domain": " + ".join(settings["domain"]), "scenario": " + ".join(sorted(scenarios))}
+    return {field: known.get(field, settings.get(field)) for field in FIELDS}
+
+
+# --- the claims -------------------------------------------------------------------------------------------------------
+
+
+def opponents(arms: list[dict], claim: str, domain: str) -> tuple[dict, dict] | None:
+    """The two arms of `domain` that differ in the claim's field alone, None where there are none.
+
+    Of several such pairs the one with most answers is taken, then that of scenario I, offline and of LOSS, then the first
+    random seed. For the amount of data, the pair is the largest and the smallest.
+    """
+    field, above, below = CLAIMS[claim]
+    fixed = [name for name in FIELDS if name != field]
+    pairs = []
+    for top in arms:
+        for bottom in arms:
+            if top["domain"] != domain or any(top[name] != bottom[name] for name in (*fixed, "folder")):
+                continue
+            wanted = (top[field], bottom[field]) == (above, below) if above else top["answers"] > bottom["answers"]
+            if wanted:
+                pairs.append((top, bottom))
+    return min(pairs, key=preference, default=None)
+
+
+def preference(pair: tuple[dict, dict]) -> tuple:
+    top, bottom = pair
+    usual = [top["scenario"] != "I", top["data"] != "offline", top["loss"] != LOSS]
+    return (-top["answers"], bottom["answers"], *usual, top["seed"])
+
+
+def claim_values(top: dict, bottom: dict, domain: str) -> list[tuple[float, float, float]]:
+    """(base, below, above) of every prompt of `domain` that both were measured on."""
+    values = []
+    for prompt, (base, above) in top["overlap"].get(domain, {}).items():
+        if prompt in bottom["overlap"].get(domain, {}):
+            values.append((base, bottom["overlap"][domain][prompt][1], above))
+    return values
+
+
+def ratios(values: list[tuple[float, float, float]], seed: int) -> dict:
+    """Ratio of levels and ratio of gains over the base draft, with their intervals over prompts, and the means."""
+    base, below, above = (list(column) for column in zip(*values, strict=True))
+    gains_above = [value - start for value, start in zip(above, base, strict=True)]
+    gains_below = [value - start for value, start in zip(below, base, strict=True)]
+    return {
+        "prompts": len(values),
+        "means": {"base": mean(base), "below": mean(below), "above": mean(above)},
+        "levels": ratio_with_interval(above, below, seed),
+        "gains": ratio_with_interval(gains_above, gains_below, seed),
+    }
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def claims(arms: list[dict], seed: int) -> dict[str, dict]:
+    """Claim → its ratios in each domain that has the two arms, and over all of their prompts together."""
+    result = {}
+    for claim in CLAIMS:
+        by_domain: dict[str, dict] = {}
+        together: list[tuple[float, float, float]] = []
+        for domain in DOMAINS:
+            found = opponents(arms, claim, domain)
+            values = claim_values(*found, domain) if found else []
+            if found and values:
+                top, bottom = found
+                drafts = {"above": top["name"], "below": bottom["name"], "answers": [top["answers"], bottom["answers"]]}
+                by_domain[domain] = {**ratios(values, seed), **drafts}
+                together += values
+        result[claim] = {"domains": by_domain, "together": ratios(together, seed) if together else None}
+    return result
+
+
+# --- the square, and more data ----------------------------------------------------------------------------------------
+
+
+def change(arm: dict, domain: str, seed: int) -> dict:
+    """On one test domain: mean of base, change of the draft with its interval, tokens per pass of both."""
+    pairs = arm["overlap"][domain].values()
+    found = mean_with_interval([own - base for base, own in pairs], seed)
+    base, own = arm["passes_at_k"][domain]
+    return {"prompts": len(pairs), "base": mean([base for base, _ in pairs]), **found, "tokens_per_pass": [base, own]}
+
+
+def described(arm: dict) -> dict:
+    return {field: arm[field] for field in (*FIELDS, "folder", "name")}
+
+
+def all_changes(arms: list[dict], seed: int) -> list[dict]:
+    """Every arm, and its change on every domain that it was measured on."""
+    return [{**described(arm), "on": {domain: change(arm, domain, seed) for domain in arm["overlap"]}} for arm in arms]
+
+
+def square(changes: list[dict]) -> list[dict]:
+    """The rows of the heat map: of each domain and scenario the offline arm of LOSS with most answers."""
+    best: dict[tuple, dict] = {}
+    for arm in changes:
+        if arm["loss"] == LOSS and arm["data"] == "offline":
+            key = (arm["base_model"], arm["domain"], arm["scenario"])
+            if key not in best or arm["answers"] > best[key]["answers"]:
+                best[key] = arm
+    return [best[key] for key in sorted(best)]
+
+
+def scaling(changes: list[dict]) -> dict[str, list[dict]]:
+    """Domain → its arms of scenario I, offline, of LOSS, that differ in the number of answers alone; two sizes at least."""
+    groups: dict[tuple, list[dict]] = {}
+    for arm in changes:
+        usual = (arm["loss"], arm["data"], arm["scenario"]) == (LOSS, "offline", "I")
+        if usual and arm["domain"] in arm["on"]:
+            key = (arm["folder"], *(arm[field] for field in FIELDS if field != "answers"))
+            groups.setdefault(key, []).append(arm)
+    result: dict[str, list[dict]] = {}
+    for group in groups.values():
+        domain = group[0]["domain"]
+        if len(group) > max(1, len(result.get(domain, []))):
+            group.sort(key=lambda arm: arm["answers"])
+            result[domain] = [{"answers": arm["answers"], **arm["on"][domain]} for arm in group]
+    return result
+
+
+# --- the data ---------------------------------------------------------------------------------------------------------
+
+
+def calls(folder: Path) -> list[dict]:
+    """Per file of answers and query type: how many of the answers to function calls parse as calls.
+
+    `fitting` are those that name one of the row's tools with the arguments that it requires. Where no tool fits the query
+    (live_irrelevance) an answer in prose is the right one.
+    """
+    found: dict[tuple[str, str], Counter[str]] = {}
+    tokenizer = None
+    for file in sorted(folder.glob("*.jsonl")):
+        for row in read_answers(file):
+            if not row.get("tools"):
+                continue
+            tokenizer = tokenizer or load_tokenizer(named_model(verifier_of(file)))
+            text = tokenizer.decode(row["token_ids"], skip_special_tokens=True)
+            counts = found.setdefault((file.name, row["query_type"]), Counter())
+            counts["answers"] += 1
+            counts["parse"] += parse_calls(text) is not None
+            counts["fitting"] += parse_calls(text, row["tools"]) is not None
+    return [{"file": file, "query_type": kind, **counts} for (file, kind), counts in sorted(found.items())]
+
+
+def verifier_of(file: Path) -> str:
+    return next(iter(read_headers(file).values()))["conditions"]["verifier"]
+
+
+def ceilings() -> dict[str, dict[str, float]]:
+    """Draft model → test domain → the verifier's mean mass on the tokens that the draft shares: Σ min(p, q) is at most that."""
+    found: dict[str, dict[str, float]] = {}
+    for folder in FOLDERS:
+        if (folder / "acceptance.json").exists():
+            report = load(folder / "acceptance.json")
+            of_draft = found.setdefault(report["conditions"]["draft"], {})
+            for group, mass in report["shared_mass"].items():
+                if ":" not in group and not group.startswith("study0"):
+                    of_draft.setdefault(group, mass)
+    return found
+
+
+def live_speeds() -> dict[str, dict]:
+    """Test domain → tokens/s of the drafts that were run live, as `compare_drafts` has them."""
+    file = HERE / "results/acceptance.json"
+    found = load(file).get("live", {}).get("tokens_per_second", {}) if file.exists() else {}
+    return {group: speeds for group, speeds in found.items() if ":" not in group}
+
+
+def environments(folders: list[Path]) -> list[dict]:
+    found: list[dict] = []
+    for folder in folders:
+        found += [one for one in load(folder / "acceptance.json")["measured"]["paired"] if one not in found]
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=42, help="random seed of the bootstrap (default 42)")
+    args = parser.parse_args()
+    arms = [arm for folder in FOLDERS for arm in measured(folder)]
+    changes = all_changes(arms, args.seed)
+    used = sorted({Path(arm["folder"]) for arm in arms})
+    result = {
+        **provenance({"loss": LOSS, "seed": args.seed, "folders": [str(folder) for folder in used]}),
+        "measured": environments(used),
+        "claims": claims(arms, args.seed),
+        "arms": changes,
+        "square": square(changes),
+        "scaling": scaling(changes),
+        "ceilings": ceilings(),
+        "live": live_speeds(),
+        "leaks": {name: {"rows": found["rows"], "near": len(found["near"])} for name, found in leaks().items()},
+        "calls": calls(HERE / "answers"),
+    }
+    put_json(result, str(HERE / "results/study.json"))
+    open_claims = [claim for claim, found in result["claims"].items() if found["together"] is None]
+    say(f"{len(arms)} drafts read; claims without two arms to compare: {', '.join(open_claims) or 'none'}")
+
+
+if __name__ == "__main__":
+    run(main)

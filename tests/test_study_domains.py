@@ -1,0 +1,198 @@
+"""Study 1: which drafts a claim compares, its ratios, what stands on the page when a part, all or nothing is measured."""
+
+import json
+import random
+import re
+from pathlib import Path
+
+import pytest
+
+from specdec.files import write_jsonl
+from studies.domains import analysis, tables
+from studies.domains.analysis import all_changes, claims, fields_of, measured, opponents, scaling, square
+
+ROOT = Path(__file__).resolve().parents[1]
+SETTINGS = {
+    "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "domain": ["biology"],
+    "source": ["written"],
+    "loss": "kl",
+    "data": "offline",
+    "answers": 40,
+    "answers_sha256": "0" * 64,
+    "passes": 2.0,
+    "seed": 42,
+}
+GAINS = {"users": 0.03, "nll": 0.02, "synthetic": 0.027, "online": 0.01, "more": 0.05}
+
+
+def settings_of(name: str) -> dict:
+    changed = {
+        "users": {},
+        "nll": {"loss": "nll"},
+        "synthetic": {"source": ["magpie"]},
+        "online": {"data": "online"},
+        "more": {"answers": 120},
+        "mixed": {"domain": ["at", "biology"], "source": ["pairs", "written"]},
+    }
+    return {**SETTINGS, **changed[name]}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """`folder(names)` → a results folder in which these drafts were measured on 20 biology and 20 general prompts."""
+
+    def write(names: list[str]) -> Path:
+        rng = random.Random(0)
+        conditions = {"drafts": {"base": None, **{name: name for name in names}}, "adapters": {}}
+        header = {"run_id": "a", "command": "python x", "conditions": conditions, "environment": {"commit": "c" * 40}}
+        rows = []
+        for number in range(40):
+            domain, base = ("biology", "general")[number % 2], rng.uniform(0.4, 0.7)
+            gained = 1 if domain == "biology" else -0.5
+            overlap = {name: base + gained * GAINS.get(name, 0.01) + rng.gauss(0, 0.001) for name in names}
+            values = {"base": base, **overlap}
+            row = {"prompt": f"{domain} {number}?", "domain": domain, "query_type": "technical", "source": "written"}
+            rows.append({**row, "overlap": values, "kept": {name: [0.5] for name in values}, "run_id": "a"})
+        write_jsonl(tmp_path / "paired.jsonl", [header, *rows])
+        means = {"base": 2.0, **dict.fromkeys(names, 2.5)}
+        report = {
+            "conditions": {"draft": SETTINGS["base_model"]},
+            "drafts": {"base": None, "dpo": {"loss": "dpo", "path": "x"}, **{name: settings_of(name) for name in names}},
+            "replayed": {"block_efficiency": {domain: {"means": means} for domain in ("biology", "general")}},
+            "measured": {"paired": []},
+            "shared_mass": {"biology": 0.95, "biology: technical": 0.9},
+        }
+        (tmp_path / "acceptance.json").write_text(json.dumps(report))
+        return tmp_path
+
+    return write
+
+
+def test_drafts_are_described_by_their_fields(folder):
+    arms = measured(folder(["users", "mixed"]))
+    assert [(arm["name"], arm["domain"], arm["scenario"], arm["answers"]) for arm in arms] == [
+        ("users", "biology", "I", 40),
+        ("mixed", "at + biology", "I", 40),
+    ], "neither base nor a draft that learnt from pairs"
+    assert {domain: len(prompts) for domain, prompts in arms[0]["overlap"].items()} == {"biology": 20, "general": 20}
+    old = {name: value for name, value in SETTINGS.items() if name != "source"}
+    assert fields_of({**old, "domain": ["at"]})["scenario"] == "I", "trained before sources were kept: study 0's prompts"
+    assert fields_of(settings_of("synthetic"))["scenario"] == "III"
+    assert measured(folder([]).parent / "nowhere") == []
+
+
+def test_a_claim_compares_drafts_that_differ_in_its_field_alone(folder):
+    arms = measured(folder(list(GAINS)))
+    names = {claim: opponents(arms, claim, "biology") for claim in analysis.CLAIMS}
+    assert {claim: (found[0]["name"], found[1]["name"]) for claim, found in names.items()} == {
+        "offline over online": ("users", "online"),
+        "white-box over black-box": ("users", "nll"),
+        "synthetic queries over users' queries": ("synthetic", "users"),
+        "most data over least": ("more", "users"),
+    }
+    assert opponents(arms, "offline over online", "at") is None
+    assert opponents([{**arm, "passes": arm["answers"]} for arm in arms], "most data over least", "biology") is None
+    apart = [{**arm, "folder": arm["name"]} for arm in arms]
+    assert opponents(apart, "offline over online", "biology") is None, "the base draft was measured under other conditions"
+
+
+def test_the_ratios_are_those_of_the_gains(folder):
+    found = claims(measured(folder(["users", "synthetic"])), seed=0)
+    assert found["offline over online"] == {"domains": {}, "together": None}
+    one = found["synthetic queries over users' queries"]["domains"]["biology"]
+    assert one["prompts"] == 20 and one["above"] == "synthetic" and one["below"] == "users"
+    assert one["gains"]["ratio"] == pytest.approx(0.027 / 0.03, abs=0.03)
+    assert one["levels"]["ratio"] == pytest.approx(one["means"]["above"] / one["means"]["below"])
+    assert one["levels"]["interval"][1] < 1 and one["gains"]["interval"][0] > 0.8
+    assert found["synthetic queries over users' queries"]["together"]["prompts"] == 20
+
+
+def test_the_square_shows_forgetting_and_scaling_needs_two_sizes(folder):
+    changes = all_changes(measured(folder([*GAINS, "mixed"])), seed=0)
+    rows = square(changes)
+    assert [(row["domain"], row["scenario"], row["name"]) for row in rows] == [
+        ("at + biology", "I", "mixed"),
+        ("biology", "I", "more"),
+        ("biology", "III", "synthetic"),
+    ]
+    assert rows[1]["on"]["biology"]["mean"] == pytest.approx(0.05, abs=0.002)
+    assert rows[1]["on"]["general"]["interval"][1] < 0 < rows[1]["on"]["biology"]["interval"][0]
+    assert [point["answers"] for point in scaling(changes)["biology"]] == [40, 120]
+    assert scaling([row for row in changes if row["name"] != "more"]) == {}
+
+
+def test_calls_are_counted(tmp_path, tiny, monkeypatch):
+    from specdec.models import Model, load_tokenizer
+
+    monkeypatch.setattr(analysis, "named_model", lambda name: Model(tiny.verifier))
+    tokenizer = load_tokenizer(Model(tiny.verifier))
+    tools = [{"type": "function", "function": {"name": "leaf", "parameters": {"required": ["color"]}}}]
+    texts = ['{"name": "leaf", "arguments": {"color": "green"}}', '{"name": "leaf", "arguments": {}}', "Leaves are green."]
+    header = {"run_id": "a", "command": "x", "conditions": {"verifier": "v"}, "environment": {}}
+    rows = [header, {"prompt": "no tools", "token_ids": [5], "temperature": 0.7, "top_p": 1.0, "run_id": "a"}]
+    for text in texts:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+        row = {"prompt": text, "tools": tools, "query_type": "live_simple", "token_ids": ids, "run_id": "a"}
+        rows.append({**row, "temperature": 0.7, "top_p": 1.0})
+    write_jsonl(tmp_path / "answers.jsonl", rows)
+    counts = {"file": "answers.jsonl", "query_type": "live_simple", "answers": 3, "parse": 2, "fitting": 1}
+    assert analysis.calls(tmp_path) == [counts]
+    assert analysis.calls(tmp_path / "none") == []
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def page(tmp_path, folder, monkeypatch):
+    """`page(names)` → the study's own page and the front page, filled where these drafts were measured."""
+
+    def fill(cli, names: list[str]) -> tuple[str, str]:
+        monkeypatch.setattr(analysis, "FOLDERS", (folder(names),) if names else ())
+        monkeypatch.setattr(analysis, "leaks", lambda: {"biology_users.jsonl": {"rows": 600, "near": []}})
+        monkeypatch.chdir(tmp_path)
+        own = tmp_path / tables.OWN
+        own.parent.mkdir(parents=True)
+        for name in (tables.OWN, tables.FRONT):
+            (tmp_path / name).write_text((ROOT / name).read_text())
+        assert cli(analysis)[0] == 0
+        assert cli(tables)[0] == 0 and cli(tables, "--check")[0] == 0
+        return own.read_text(), (tmp_path / tables.FRONT).read_text()
+
+    return fill
+
+
+def part(text: str, name: str) -> str:
+    return re.search(rf"<!-- {name} -->(.*?)<!-- /{name} -->", text, re.DOTALL)[1]
+
+
+def test_with_everything_measured_the_page_says_all(cli, page):
+    own, front = page(cli, list(GAINS))
+    table = part(own, "claims")
+    assert table.count("| biology | 20 |") == 4 and "not measured" not in table
+    said = part(own, "answer")
+    assert "white-box over black-box, on biology: holds" in said and "synthetic queries reach less, as they say" in said
+    assert "Clearly below the base draft: biology I on general" in part(own, "reading")
+    assert "40 answers +0.0" in part(own, "figure scaling") and "](figures/scaling.png)" in part(own, "figure scaling")
+    assert part(own, "arms").count("| biology I | nll | offline | 40 |") == 2
+    assert "offline over online: 1.0" in part(front, "row domains")
+
+
+def test_with_one_draft_a_part_says_what_is_missing_and_no_number(cli, page):
+    own, front = page(cli, ["users"])
+    assert part(own, "claims").count("| not measured | – | – | – |") == 4
+    assert "Claims that wait for one of their two arms: offline over online; white-box" in part(own, "answer")
+    assert part(own, "figure scaling").strip() == "No domain has drafts of two sizes so far."
+    assert "No claim has both of its drafts yet" in part(front, "row domains")
+
+
+def test_with_nothing_measured_no_number_is_made_up(cli, page):
+    own, _ = page(cli, [])
+    assert part(own, "claims").count("not measured") == 4
+    assert "The square has 0 drafts so far" in part(own, "reading") and "on the others: not measured" in part(own, "reading")
+    assert "Not measured yet" in part(own, "figure square")
+
+
+def test_the_page_knows_every_claim_of_the_analysis():
+    assert list(tables.THEIRS) == list(analysis.CLAIMS)
