@@ -155,7 +155,7 @@ def test_seconds_are_counted_since_start():
 
 
 class NgramCase(Case):
-    """The table verifier of `Case`, and a table counted from texts of other probabilities; where it is `lacking` it never drafts token 3."""
+    """The verifier of `Case`, and a draft counted in random texts; where it is `lacking`, token 3 stands in none of them."""
 
     ngram_class = NgramModel
 
@@ -184,12 +184,12 @@ def no_gradients():
         yield
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", ["temperature", "top-k and top-p", "K=1", "K=5"])
 def test_texts_are_the_verifiers(name):
     assert agreement(NgramCase(), SETTINGS[name]) > 1e-3
 
 
-@pytest.mark.parametrize("n, lacking", [(1, False), (2, True), (4, True)])
+@pytest.mark.parametrize("n, lacking", [(2, False), (3, True)])
 def test_texts_are_the_verifiers_at_every_n(n, lacking):
     assert agreement(NgramCase(n, lacking), settings()) > 1e-3
 
@@ -198,16 +198,15 @@ def test_stop_tokens_inside_a_block():
     assert agreement(NgramCase(), settings(), frozenset({2})) > 1e-3
 
 
-@pytest.mark.parametrize("name", test_exactness.BROKEN_RULES)
+@pytest.mark.parametrize("name", ["always accept", "p and q swapped", "residual from p alone", "argmax correction"])
 def test_broken_rule_is_caught(name, monkeypatch):
     monkeypatch.setattr(speculative_decode, "verify_draft", test_exactness.BROKEN_RULES[name])
-    samples = 2000 if name == "argmax free token" else 800
-    assert agreement(NgramCase(), settings(k=2), samples=samples) < 1e-6
+    assert agreement(NgramCase(), settings(k=2), samples=800) < 1e-6
 
 
 @pytest.mark.parametrize("broken", [test_exactness.BeforeTemperature, test_exactness.ArgmaxDraft])
 def test_broken_draft_is_caught(broken):
-    assert agreement(NgramCase(), settings(temperature=0.4), drafter_class=broken) < 1e-6
+    assert agreement(NgramCase(), settings(temperature=0.4), drafter_class=broken, samples=800) < 1e-6
 
 
 @pytest.mark.parametrize("n, k", [(1, 3), (2, 3), (3, 1), (3, 5)])
