@@ -26,7 +26,7 @@ def tables_of(study: str):
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
     """A copy of the pages and the results, to change; what they only read is linked."""
-    for name in ("README.md", "DATASET_CARD.md"):
+    for name in ("README.md", "DATASET_CARD.md", "GPU.md"):
         shutil.copy(ROOT / name, tmp_path / name)
     shutil.copytree(ROOT / "studies", tmp_path / "studies")
     for name in ("domains", "adapters", "final_adapter"):
@@ -224,6 +224,24 @@ def test_commands_of_studies_and_pages_can_be_typed(help_of):
 
 
 # --- the page for a GPU machine ---------------------------------------------------------------------------------------
+
+
+def test_results_of_another_pair_stand_beside_ours(cli, tree):
+    """A folder that was sent in is found by itself; its machine is named; rows of ours stay."""
+    report = json.loads((tree / "studies/preference/results/acceptance.json").read_text())
+    report["conditions"].update(draft="microsoft/Phi-3-mini-4k-instruct", verifier="microsoft/Phi-3-medium-4k-instruct")
+    report["measured"]["paired"] = [
+        {"gpu": {"name": "a GPU"}, "packages": {"torch": "2", "transformers": "5"}, "commit": "abc"}
+    ]
+    del report["paired"]["general"]
+    (tree / "studies/preference/results/phi3").mkdir()
+    (tree / "studies/preference/results/phi3/acceptance.json").write_text(json.dumps(report))
+    before = (tree / "GPU.md").read_text(encoding="utf-8")
+    assert cli(tables_of("preference"))[0] == 0
+    added = set((tree / "GPU.md").read_text(encoding="utf-8").splitlines()) - set(before.splitlines())
+    rows = [line for line in added if line.startswith("| Phi-3-mini-4k-instruct → Phi-3-medium-4k-instruct | at | ")]
+    assert len(rows) == len(added) - 1 > 1, "and the line of machines"
+    assert "| at | dpo | 120 |" in before and "a GPU, torch 2" in "".join(added)
 
 
 def phi3_on_meta(**shape):

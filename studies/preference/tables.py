@@ -1,4 +1,4 @@
-"""The tables and figures of study 0, on its own page, on the front page and on the dataset card.
+"""The tables and figures of study 0, on its own page, on the front page, on the dataset card and on the page for a GPU.
 
     python -m studies.preference.tables            draws the figures and fills the pages
     python -m studies.preference.tables --check    exits 1 if a page and the results disagree
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HERE = Path("studies/preference")
-FRONT, CARD, OWN = Path("README.md"), Path("DATASET_CARD.md"), HERE / "README.md"
+FRONT, CARD, GPU, OWN = Path("README.md"), Path("DATASET_CARD.md"), Path("GPU.md"), HERE / "README.md"
 RESULTS, FIGURES = HERE / "results", HERE / "figures"
 REPORT, STUDY, LIVE = RESULTS / "acceptance.json", RESULTS / "study.json", RESULTS / "live.jsonl"
 POSITIONS = RESULTS / "positions.json"
@@ -195,6 +195,19 @@ def paired() -> str:
         rows.append([name, draft, training_in_words(settings), str(settings["seed"]), *cells])
     header = ["prompts", "draft", "trained by", "random seed", *CHANGES[2:]]
     return f"{table(header, rows)}\n\n{training_gap(report)}{hardware(report['measured']['paired'])}"
+
+
+def pairs() -> str:
+    """The drafts of every pair on the large sets: ours, then what was sent in, a folder a pair in results/ (GPU.md)."""
+    rows, machines = [], []
+    for file in (REPORT, *sorted(RESULTS.glob("*/acceptance.json"))):
+        report = load(file)
+        draft, verifier = (report["conditions"][model].split("/")[-1] for model in ("draft", "verifier"))
+        names = [name for name in DOMAINS if name in report["paired"]]
+        for row in change_rows(report["paired"], names, tuned_drafts(report)):
+            rows.append([f"{draft} → {verifier}", *row])
+        machines += report["measured"]["paired"]
+    return f"{table(['pair', *CHANGES], rows)}\n\n{hardware(machines)}"
 
 
 def training_gap(report: dict) -> str:
@@ -654,7 +667,12 @@ FRONT_PARTS: dict[str, Part] = {
     "study 0, general": partial(study0_prompts, "general"),
     "study 0, conditions": study0_conditions,
 }
-PAGES: dict[Path, dict[str, Part]] = {FRONT: FRONT_PARTS, OWN: OWN_PARTS, CARD: {"dataset": dataset, "review": review}}
+PAGES: dict[Path, dict[str, Part]] = {
+    FRONT: FRONT_PARTS,
+    OWN: OWN_PARTS,
+    CARD: {"dataset": dataset, "review": review},
+    GPU: {"pairs": pairs},
+}
 DRAWN = {
     FIGURES / "changes.png": draw_changes,
     FIGURES / "prompts.png": draw_prompts,
