@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy
 
 RESAMPLES, FEWEST_TO_RESAMPLE = 10_000, 8
 
@@ -53,17 +57,20 @@ def ratio_with_interval(over: list[float], under: list[float], seed: int) -> dic
     return {"ratio": ratio, "interval": interval}
 
 
-def interval_of(statistic: Callable[[list[list]], float], groups: list[list], seed: int, resamples: int = 1000) -> list[float]:
-    """The two-sided 95% percentile bootstrap interval of a statistic that is no mean: of a ratio, of a largest value.
+def resampled_means(values: list, seed: int, resamples: int = 2000) -> numpy.ndarray:
+    """The means [resamples, m] of `values` [n] or [n, m], one a prompt, each time over n prompts drawn with replacement.
 
-    Args:
-        statistic: of the groups, each a list of what belongs to one prompt. Each group is resampled by itself.
+    For what is no mean itself: a ratio of two of the m columns, the largest mean of several groups.
     """
     import numpy
 
-    draws = numpy.random.default_rng(seed)
-    found = []
-    for _ in range(resamples):
-        drawn = [[group[index] for index in draws.integers(0, len(group), len(group))] for group in groups]
-        found.append(statistic(drawn))
+    columns = numpy.array(values, dtype=float).reshape(len(values), -1)
+    drawn = numpy.random.default_rng(seed).integers(0, len(values), (resamples, len(values)))
+    return columns[drawn].mean(axis=1)
+
+
+def bounds(found: Sequence[float] | numpy.ndarray) -> list[float]:
+    """The two-sided 95% percentile interval of a statistic's values [resamples] over the resamples."""
+    import numpy
+
     return [float(bound) for bound in numpy.percentile(found, [2.5, 97.5])]

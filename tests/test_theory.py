@@ -6,7 +6,7 @@ import random
 import pytest
 from test_evaluate import NEVER, Case, reference_probs, settings
 
-from specdec.intervals import interval_of, mean_with_interval
+from specdec.intervals import bounds, mean_with_interval, resampled_means
 from specdec.theory import (
     Bursts,
     burst_lengths,
@@ -168,10 +168,10 @@ def test_disparity_is_the_distance_from_the_best():
 def test_an_interval_of_a_mean_is_the_bootstraps():
     values = [random.Random(number).random() for number in range(40)]
     expected = mean_with_interval(values, 0)["interval"]
-    assert interval_of(lambda groups: sum(groups[0]) / 40, [values], 0) == pytest.approx(expected, abs=0.01)
+    assert bounds(resampled_means(values, 0)[:, 0]) == pytest.approx(expected, abs=0.01)
 
 
-def test_each_group_is_resampled_by_itself():
-    """Two groups that never mix: the smaller of their means stays the first one's."""
-    low, high = interval_of(lambda groups: min(sum(group) / len(group) for group in groups), [[0.0, 0.2], [5.0, 6.0]], 0)
-    assert low == 0.0 and high == pytest.approx(0.2)
+def test_columns_are_resampled_together():
+    """A ratio of two columns that are proportional, prompt by prompt, has no spread."""
+    means = resampled_means([(value, 2 * value) for value in (1.0, 5.0, 9.0)], 0)
+    assert bounds(means[:, 0] / means[:, 1]) == [0.5, 0.5] and bounds(means[:, 0])[0] < 3 < bounds(means[:, 0])[1]

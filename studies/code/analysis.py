@@ -19,7 +19,7 @@ from pathlib import Path
 from domains.code import GROUP
 from specdec.adapters import describe_adapter
 from specdec.comparison import LIVE_KEYS, PAIRED_KEYS, Measured, joined
-from specdec.intervals import interval_of, mean_with_interval
+from specdec.intervals import bounds, mean_with_interval, resampled_means
 from specdec.provenance import provenance
 from specdec.terminal import Problem, put_json, run
 from specdec.theory import (
@@ -108,17 +108,16 @@ def divergence(row: dict, draft: str) -> float:
 def bursts_of(found: list[Bursts]) -> dict:
     """Mean length and P(longer than LONG) over all bursts of some prompts, beside the geometric distribution of that mean."""
 
-    def length(groups: list[list[Bursts]]) -> float:
-        return sum(one.rejections for one in groups[0]) / max(sum(one.number for one in groups[0]), 1e-9)
-
-    def tail(groups: list[list[Bursts]]) -> float:
-        return sum(one.longer for one in groups[0]) / max(sum(one.number for one in groups[0]), 1e-9)
-
-    average = length([found])
+    columns = [(one.number, one.rejections, one.longer) for one in found]
+    number, rejections, longer = (sum(column) for column in zip(*columns, strict=True))
+    if not number:
+        return {"length": None, "longer": None, "geometric": None}
+    means = resampled_means(columns, SEED)
+    drawn = means[means[:, 0] > 0]
     return {
-        "length": {"mean": average, "interval": interval_of(length, [found], SEED)},
-        "longer": {"mean": tail([found]), "interval": interval_of(tail, [found], SEED)},
-        "geometric": geometric_tail(average, LONG) if average >= 1 else 0.0,
+        "length": {"mean": rejections / number, "interval": bounds(drawn[:, 1] / drawn[:, 0])},
+        "longer": {"mean": longer / number, "interval": bounds(drawn[:, 2] / drawn[:, 0])},
+        "geometric": geometric_tail(rejections / number, LONG),
     }
 
 
@@ -188,35 +187,30 @@ def definitions(new: int, c: float) -> dict[str, tuple[Metric, bool]]:
 def disparity_of(values: dict[str, list[float]], smaller_is_better: bool) -> dict | None:
     """U(T) of each language from one value a prompt, its mean by the plan's groups, and the spread; each with its interval.
 
-    The best language is found again in every resample of prompts. None where a value is infinite.
+    Prompts are resampled within each language, and the best language is found again in every resample. None where a value is
+    infinite.
     """
     if any(math.isinf(value) for numbers in values.values() for value in numbers):
         return None
-    tasks = list(values)
+    found = disparity({task: sum(numbers) / len(numbers) for task, numbers in values.items()}, smaller_is_better)
+    drawn = {task: resampled_means(values[task], SEED + number)[:, 0] for number, task in enumerate(values)}
+    resampled = [
+        disparity(dict(zip(drawn, means, strict=True)), smaller_is_better) for means in zip(*drawn.values(), strict=True)
+    ]
 
-    def distances(groups: list[list[float]]) -> dict[str, float]:
-        means = {task: sum(group) / len(group) for task, group in zip(tasks, groups, strict=True)}
-        return disparity(means, smaller_is_better)
+    def with_interval(statistic: Callable[[dict[str, float]], float]) -> dict:
+        return {"mean": statistic(found), "interval": bounds([statistic(one) for one in resampled])}
 
-    def at(task: str, groups: list[list[float]]) -> float:
-        return distances(groups)[task]
+    def over(members: list[str], distances: dict[str, float]) -> float:
+        return sum(distances[task] for task in members) / len(members)
 
-    def over(members: list[str], groups: list[list[float]]) -> float:
-        found = distances(groups)
-        return sum(found[task] for task in members) / len(members)
-
-    def with_interval(statistic: Callable[[list[list[float]]], float]) -> dict:
-        groups = list(values.values())
-        return {"mean": statistic(groups), "interval": interval_of(statistic, groups, SEED)}
-
-    by_group = {}
-    for name in dict.fromkeys(GROUP[task] for task in tasks):
-        members = [task for task in tasks if GROUP[task] == name]
-        by_group[name] = with_interval(partial(over, members))
+    groups: dict[str, list[str]] = {}
+    for task in values:
+        groups.setdefault(GROUP[task], []).append(task)
     return {
-        "by_language": {task: with_interval(partial(at, task)) for task in tasks},
-        "by_group": by_group,
-        "spread": with_interval(lambda groups: max(distances(groups).values())),
+        "by_language": {task: with_interval(partial(over, [task])) for task in values},
+        "by_group": {name: with_interval(partial(over, members)) for name, members in groups.items()},
+        "spread": with_interval(lambda distances: max(distances.values())),
     }
 
 

@@ -265,7 +265,9 @@ def lengths() -> str:
         for k, one in of_domain[draft]["by_k"].items():
             bursts, independent = one["bursts"], one["independent"]
             measured = live_at(found, draft, int(k)) if domain == "code" else None
-            cells = [plain(bursts["length"], 2), f"{bursts['longer']['mean']:.2g}", f"{bursts['geometric']:.2g}"]
+            cells = ["none", "none", "none"]
+            if bursts["length"]:
+                cells = [plain(bursts["length"], 2), f"{bursts['longer']['mean']:.2g}", f"{bursts['geometric']:.2g}"]
             cells += [plain(one["tokens_per_pass"], 2), plain(one["speedup"], 2), f"{independent['speedup']:.2f}"]
             cells.append(plain(measured["speedup"], 2) if measured else NOT_YET)
             cells += [percent(one["acceptance_rate"]["mean"]), percent(independent["acceptance_rate"])]
@@ -340,7 +342,7 @@ def third_outcome() -> str:
     parts = []
     for domain, of_domain in found.get("lengths", {}).items():
         speeds = {int(k): one["speedup"]["mean"] for k, one in of_domain[draft]["by_k"].items()}
-        lengths = [one["bursts"]["length"]["mean"] for one in of_domain[draft]["by_k"].values()]
+        lengths = [(one["bursts"]["length"] or {"mean": 0.0})["mean"] for one in of_domain[draft]["by_k"].values()]
         best = max(speeds, key=lambda k: speeds[k])
         shape = "one peak" if peaks(list(speeds.values())) == 1 else f"{peaks(list(speeds.values()))} peaks"
         parts.append(
