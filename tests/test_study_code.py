@@ -95,6 +95,9 @@ def test_human_code_is_an_answers_file(cli, tiny, tmp_path):
     assert all(row["prompt"] + tokenizer.decode(row["token_ids"]) in texts for row in rows[:20])
     (conditions,) = [header["conditions"] for header in read_row_file(file)[0].values()]
     assert (conditions["text"], conditions["mix"]) == ("human", "plan")
+    assert cli(human, "--verifier", tiny.verifier, "--limit", 60, "--output", tmp_path / "part")[0] == 0
+    part = read_answers(tmp_path / "part")
+    assert len(part) == 60 and 6 <= sum(row["language"] == "python" for row in part) <= 18, "the plan's mix: 100 of 540"
     asked = list(read_jsonl(prompts))
     assert [row["prompt"] for row in asked] == [row["prompt"] for row in rows] and "token_ids" not in asked[0]
 
@@ -221,7 +224,7 @@ def test_the_base_drafts_alone(cli, tree):
     page = filled(cli, tree)
     assert "The deciding test is not measured yet" in page and "Table 2, base against tuned: not measured yet." in page
     assert "Not measured yet: `" not in page and page.count("![") == 2
-    assert all(f"| {words} (the plan's) | not measured here |" in page for words in tables.PLANS)
+    assert all(f"| {words} (the plan's) | not measured here |" in page for words in tables.PLANS.values())
     front = (tree / "README.md").read_text()
     assert "Tuning is not measured yet. The untuned draft" in front
 
@@ -273,3 +276,9 @@ def test_the_first_slice_from_end_to_end(cli, tiny, tree):
     study = json.loads((results / "study.json").read_text())["pairs"]["qwen-coder"]
     assert study["conditions"]["raw"] is True and study["domains"]["code"]["prompts"] == 4
     assert study["live"][0]["k"] == 2 and study["live"][0]["drafts"]["base"]["prompts"] == 6
+
+
+def test_a_pair_of_the_plan_fills_its_row(cli, tree):
+    page = filled(cli, tree, pairs=("pythia",))
+    (line,) = [line for line in page.splitlines() if line.startswith("| Pythia (12B, 70M) (the plan's) |")]
+    assert "×" in line and "not measured" not in line

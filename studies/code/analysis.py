@@ -1,6 +1,6 @@
 """What study 3 asks of the rows that evaluate_acceptance.py wrote: domains, draft lengths, bursts, and who is left behind.
 
-Reads results/PAIR/paired.jsonl, and results/PAIR/live-*/live.jsonl where they were measured; writes study.json. No torch.
+Reads results/PAIR/paired.jsonl, and every live.jsonl below that folder; writes study.json. No torch.
 
 Everything from paired rows is replayed from stored texts, exactly (`specdec.theory.replay`). Speed-ups of it count a verifier
 pass as 1 and a draft step as c, the ratio of the parameters that a step reads: the memory-bound speed-up of Goel et al. 2024.
@@ -305,7 +305,7 @@ def of_pair(folder: Path) -> dict:
             if name in domains
         },
         "disparity": {draft: disparities(rows, draft, new, costs[draft]) for draft in drafts},
-        "live": [live(file) for file in sorted(folder.glob("live-*/live.jsonl"))],
+        "live": [live(file) for file in sorted(folder.rglob("live.jsonl"))],
     }
 
 

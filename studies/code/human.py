@@ -12,13 +12,14 @@ the prompts alone are written too: completed by the verifier, they are what the 
 from __future__ import annotations
 
 import argparse
+import random
 from pathlib import Path
 
 from domains.code import GROUP, training_snippets
 from specdec.files import write_jsonl
 from specdec.models import add_model_arguments, choose_pair, load_tokenizer
 from specdec.provenance import provenance
-from specdec.terminal import Problem, check_outputs, run, say
+from specdec.terminal import Problem, check_outputs, positive_int, run, say
 
 PROMPT = 200  # characters, then up to the end of the line
 
@@ -62,11 +63,15 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the answers file, written whole")
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="write the prompts alone to FILE")
     parser.add_argument("--mix", choices=("plan", "balanced"), default="plan", help="of languages (default plan)")
+    parser.add_argument("--limit", type=positive_int, metavar="N", help="N of them, drawn by --seed, so that the mix stays")
     parser.add_argument("--repeat", nargs="+", default=[], metavar="LANGUAGE=N", help="take a language's snippets N times")
     add_model_arguments(parser)
     args = parser.parse_args()
     check_outputs(args.output, args.prompts)
-    snippets = repeated(training_snippets(mix=args.mix), args.repeat)
+    snippets = training_snippets(mix=args.mix)
+    if args.limit:
+        snippets = random.Random(args.seed).sample(snippets, min(args.limit, len(snippets)))
+    snippets = repeated(snippets, args.repeat)
     pair = choose_pair(args)
     rows = human_rows(snippets, load_tokenizer(pair.verifier), args.seed)
     conditions = {

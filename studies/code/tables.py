@@ -26,7 +26,7 @@ OURS = {
     "smollm2-qwen": "SmolLM2-135M → Qwen2.5-Coder-1.5B (two vocabularies)",
     "qwen-coder": "Qwen2.5-Coder-0.5B → 1.5B (one family)",
 }
-PLANS = ("GPT2-Large, distilgpt2", "Qwen2.5 (7B, 0.5B)", "Pythia (12B, 70M)")  # of the plan's first table
+PLANS = {"gpt2": "GPT2-Large, distilgpt2", "qwen2.5": "Qwen2.5 (7B, 0.5B)", "pythia": "Pythia (12B, 70M)"}  # its first table
 COMPLETIONS = {"natural_language": "NL", "python": "Code (Py)", "c": "Code (C)", "go": "Code (go)", "rust": "Code (rust)"}
 NAMES = {**COMPLETIONS, "code": "Code (all)"}
 GROUPS = {"high": "Python, C++, Java", "medium": "Lua, Haskell, Ruby", "low": "Zig, Elixir, OCaml"}
@@ -138,34 +138,35 @@ def row() -> str:
 def pairs() -> str:
     """The plan's first table, a row a pair."""
     rows = []
-    for name, words in OURS.items():
+    for name, words in [*OURS.items(), *PLANS.items()]:
         cells = []
         for domain in COMPLETIONS:
             found = metrics(pair(name), domain)
             rates = found and (found["acceptance_rate"]["mean"], found["speedup"]["mean"])
-            cells.append(f"{percent(rates[0])}, {rates[1]:.2f}×" if rates else NOT_YET)
-        rows.append([words, *cells])
-    rows += [[f"{words} (the plan's)"] + [NOT_HERE] * len(COMPLETIONS) for words in PLANS]
-    costs = [f"c = {pair(name)['c']:.3f} for {name}" for name in OURS if pair(name)]
+            cells.append(f"{percent(rates[0])}, {rates[1]:.2f}×" if rates else missing(name))
+        rows.append([f"{words} (the plan's)" if name in PLANS else words, *cells])
+    costs = [f"c = {pair(name)['c']:.3f} for {name}" for name in (*OURS, *PLANS) if pair(name)]
     note = f"Accepted/drafted at K = 4, and the speed-up that it would give where memory is the limit ({', '.join(costs)})."
-    return f"{table(['draft → verifier', *COMPLETIONS.values()], rows)}\n\n{note} {machines(*OURS)}"
+    return f"{table(['draft → verifier', *COMPLETIONS.values()], rows)}\n\n{note} {machines(*OURS, *PLANS)}"
+
+
+def missing(name: str) -> str:
+    return NOT_HERE if name in PLANS else NOT_YET
 
 
 def domains() -> str:
     """The same in the plan's own shape, with n and intervals, and what each vocabulary can propose at most."""
     rows = []
-    for name in OURS:
-        for domain, words in NAMES.items():
+    for name, model in [*((name, name) for name in OURS), *PLANS.items()]:
+        for domain, words in (NAMES if name in OURS else COMPLETIONS).items():
             found = metrics(pair(name), domain)
             if found is None:
-                rows.append([name, words, "–", NOT_YET, "", "", "", ""])
+                rows.append([model, words, "–", missing(name), missing(name), "", "", ""])
                 continue
             group = pair(name)["domains"][domain]
             cells = [plain(found["acceptance_rate"]), plain(found["speedup"], 2), plain(found["overlap"])]
-            rows.append([name, words, str(group["prompts"]), *cells, plain(found["tokens_per_pass"], 2)])
+            rows.append([model, words, str(group["prompts"]), *cells, plain(found["tokens_per_pass"], 2)])
             rows[-1].append(f"{group['shared_mass']:.3f}")
-    for words in PLANS:
-        rows += [[words, completion, "–", NOT_HERE, NOT_HERE, "", "", ""] for completion in COMPLETIONS.values()]
     header = ["model", "completion", "n", "acce. rate", "speed-up", "Σ min(p, q)", "tokens per pass", "shared mass of p"]
     return table(header, rows)
 
