@@ -66,16 +66,17 @@ def merged_draft(pair: Pair, adapter_path: Path) -> PreTrainedModel:
 
 
 def measured(digest: str | None, root: Path = ROOT) -> list[dict]:
-    """What studies/*/results/acceptance.json hold of the adapter with this digest: a row for each metric and domain."""
+    """What the reports in studies/*/results/ hold of the adapter with this digest: a row for each metric and domain."""
     rows = []
-    for file in sorted(root.glob("studies/*/results/acceptance.json")):
+    for file in sorted(root.glob("studies/*/results/**/acceptance.json")):  # another pair's lies in a folder of its own
+        study = file.relative_to(root).parts[1]
         result = read_object(file) or {}
         names = [name for name, found in result.get("adapters", {}).items() if found == digest]
         groups = {"overlap": result.get("paired", {}), "acceptance": result.get("live", {}).get("acceptance_rate", {})}
         for metric, by_group in groups.items():
             for group, values in by_group.items():
                 if ":" not in group and names and names[0] in values["means"]:  # "at: procedural" is a part of "at"
-                    rows.append(measured_row(file.parts[-3], result["conditions"], metric, group, values, names[0]))
+                    rows.append(measured_row(study, result["conditions"], metric, group, values, names[0]))
     return rows
 
 

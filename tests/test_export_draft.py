@@ -336,6 +336,17 @@ def test_the_shipped_draft_brings_the_metrics_of_its_study():
     assert export_draft.measured("0" * 12) == [] and export_draft.measured(None, ROOT / "specdec") == []
 
 
+def test_the_metrics_of_another_pair_lie_in_a_folder_of_its_own(tmp_path):
+    """As GPU.md has them sent in: studies/NAME/results/PAIR/."""
+    folder = tmp_path / "studies" / "preference" / "results" / "phi3"
+    folder.mkdir(parents=True)
+    report = json.loads((ROOT / "studies/preference/results/acceptance.json").read_text(encoding="utf-8"))
+    report["adapters"]["dpo"] = "other"
+    (folder / "acceptance.json").write_text(json.dumps(report))
+    rows = export_draft.measured("other", tmp_path)
+    assert len(rows) > 2 and {row["study"] for row in rows} == {"preference"}
+
+
 def test_one_vocabulary_may_be_used_by_all(cli, tiny, adapter, tmp_path):
     original = save_original(tmp_path / "tiny.gguf", tiny.draft, "llama")
     options = ("--verifier", tiny.verifier, "--gguf", "--gguf-original", original, "--json", tmp_path / "result.json")
