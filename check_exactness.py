@@ -148,12 +148,14 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=250, help="texts per sampler (default 250)")
     parser.add_argument("--k", type=int, default=4, help="draft length K (default 4)")
     parser.add_argument("--temperature", type=float, default=0.7, help="above 0 (default 0.7)")
+    parser.add_argument("--stop-below", type=float, default=0.0, metavar="Q", help="as in speculative_decode.py (default: off)")
     parser.add_argument("--json", metavar="FILE", help="write everything as JSON to FILE, or - for stdout")
     add_model_arguments(parser)
     args = parser.parse_args()
     if args.samples < 20 or args.temperature == 0 or not args.prompt.strip():
         raise Problem("--samples must be at least 20, --temperature above 0, and --prompt not empty.")
-    settings = Settings(k=args.k, temperature=args.temperature, max_new_tokens=LENGTH + args.k)
+    new = LENGTH + args.k
+    settings = Settings(k=args.k, temperature=args.temperature, max_new_tokens=new, stop_below=args.stop_below)
     check_settings(settings)
     check_outputs(args.json)
 
@@ -195,6 +197,7 @@ def main() -> int:
                         "length": LENGTH,
                         "decoded": settings.max_new_tokens,
                         "seed": args.seed,
+                        **({"stop_below": settings.stop_below} if settings.stop_below else {}),
                     }
                 ),
                 "results": results,

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from test_exactness import TakesTheUnsureTokenBack
 
 import check_exactness
 import speculative_decode
@@ -43,6 +44,21 @@ def test_a_broken_rule_is_caught(cli, tiny, monkeypatch, no_assistant):
     assert status == 1 and json.loads(out)["results"]["ours"]["p_value"] < 1e-6
 
 
+@pytest.mark.parametrize("lossy", [False, True])
+def test_a_draft_that_ends_when_unsure(cli, tiny, monkeypatch, no_assistant, lossy):
+    """It passes; the variant that takes the unsure token back, instead of verifying it, fails.
+
+    The draft is the verifier itself: of a draft that is never right even the wrong loop makes nearly the right text.
+    """
+    if lossy:
+        monkeypatch.setattr(speculative_decode, "Drafter", TakesTheUnsureTokenBack)
+    pair = ("--draft", tiny.verifier, "--verifier", tiny.verifier)
+    status, out, err = cli(check_exactness, *pair, "--samples", 200, "--stop-below", 0.3, "--json", "-")
+    result = json.loads(out)
+    assert result["conditions"]["stop_below"] == 0.3
+    assert (status, result["results"]["ours"]["p_value"] < 1e-6) == ((1, True) if lossy else (0, False)), err
+
+
 def test_every_k_is_really_drafted(cli, tiny, monkeypatch, no_assistant):
     """At K = 8 a block that reaches the compared tokens drafts 8, unless a stop token ends it."""
     real, asked = speculative_decode._block, []
@@ -72,7 +88,15 @@ def test_a_cache_that_cannot_take_back_eight_tokens_is_caught(cli, tiny, monkeyp
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--samples", "3"], ["--temperature", "0"], ["--temperature", "1e-40"], ["--k", "0"], ["--prompt", " "]]
+    "arguments",
+    [
+        ["--samples", "3"],
+        ["--temperature", "0"],
+        ["--temperature", "1e-40"],
+        ["--k", "0"],
+        ["--prompt", " "],
+        ["--stop-below", "2"],
+    ],
 )
 def test_bad_input_is_one_line(cli, arguments):
     status, out, err = cli(check_exactness, *arguments)

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import generate_answers
 import train_distill
 from domains import code
 from specdec.answers import read_answers
-from specdec.files import append_jsonl, read_jsonl, write_jsonl
+from specdec.files import read_jsonl, write_jsonl
 from specdec.provenance import read_row_file
 from specdec.theory import expected_blocks
 from specdec.trace import Block, Run, block_row, summarize
@@ -54,7 +55,7 @@ def measured(folder: Path, domains, drafts=("base",), prompts=3) -> None:
         for number in range(prompts):
             kept = [1.0 if draw.random() < 0.9 - 0.05 * place else 0.2 for _ in range(40)]
             rows.append(row_of(domain, number, kept, drafts))
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     paths = {name: None if name == "base" else "nowhere" for name in drafts}
     conditions = {**HEADER["conditions"], "drafts": paths, "adapters": dict.fromkeys(drafts)}
     write_jsonl(folder / "paired.jsonl", [{**HEADER, "conditions": conditions}, *rows])
@@ -173,6 +174,11 @@ def test_a_token_that_the_draft_cannot_propose_has_no_cross_entropy(tmp_path):
     assert analysis.disparity_of(values, True) is None
 
 
+PLAIN = [Block((), (), (), (), 0, 1, (1,), 1.0, 0.0, 1.0) for _ in range(6)]
+REJECTS = Block((1, 2), (0.1,), (0.9,), (0.1,), 0, 3, (3,), 2.0, 0.5, 1.5)
+ACCEPTS = Block((1, 2), (0.9, 0.9), (0.9, 0.9), (0.9, 0.9), 2, 3, (1, 2, 3), 2.0, 0.5, 1.5)
+
+
 def live_row(prompt: str, draft: str, blocks: list[Block]) -> dict:
     found = Run(prompt, draft, 42, "", 0.0, tuple(blocks))
     return {"prompt": prompt, "draft": draft, "seed": 42, **summarize(found), "blocks": [block_row(b) for b in blocks]}
@@ -181,18 +187,16 @@ def live_row(prompt: str, draft: str, blocks: list[Block]) -> dict:
 def test_live_runs_stand_beside_the_plain_verifier(tmp_path):
     file = tmp_path / "live.jsonl"
     header = {**HEADER, "conditions": {**HEADER["conditions"], "k": 2}}
-    plain = [Block((), (), (), (), 0, 1, (1,), 1.0, 0.0, 1.0) for _ in range(6)]
-    rejects = Block((1, 2), (0.1,), (0.9,), (0.1,), 0, 3, (3,), 2.0, 0.5, 1.5)
-    accepts = Block((1, 2), (0.9, 0.9), (0.9, 0.9), (0.9, 0.9), 2, 3, (1, 2, 3), 2.0, 0.5, 1.5)
-    write_jsonl(file, [header])
-    for draft, blocks in (("verifier", plain), ("base", [accepts, rejects, rejects])):
-        append_jsonl(file, {**live_row("a", draft, blocks), "run_id": "one"})
-    append_jsonl(file, {**live_row("without the verifier", "base", [rejects]), "run_id": "one"})
+    rows = [live_row("a", "verifier", PLAIN), live_row("a", "base", [ACCEPTS, REJECTS, REJECTS])]
+    rows.append(live_row("without the verifier", "base", [REJECTS]))
+    write_jsonl(file, [header, *({**row, "run_id": "one"} for row in rows)])
     found = analysis.live(file)
     base = found["drafts"]["base"]
     assert (found["k"], found["stop_below"], base["prompts"]) == (2, 0.0, 1)
     assert base["speedup"]["mean"] == pytest.approx((5 / 6) / 1.0)
     assert base["bursts"]["length"]["mean"] == 2 and base["c"] == pytest.approx(0.25)
+    alpha = (0.9 + 0.9 + 0.1 + 0.1) / 4
+    assert base["independent"] == pytest.approx((1 + alpha + alpha**2) / 1.5)
 
 
 def test_rows_without_what_is_needed_are_refused(cli, tmp_path):
@@ -242,9 +246,15 @@ def test_the_foreign_pair_alone(cli, tree):
     assert not (tree / "studies/code/figures").exists()
 
 
-def test_with_a_tuned_draft(cli, tree, monkeypatch):
+def test_with_a_tuned_draft_and_live_runs(cli, tree, monkeypatch):
     monkeypatch.setattr(analysis, "describe", lambda path: path and {"loss": "nll", "answers": 486})
+    rows = [live_row("a", "verifier", PLAIN), live_row("a", "human", [ACCEPTS, REJECTS, REJECTS])]
+    header = {**HEADER, "conditions": {**HEADER["conditions"], "k": 2}}
+    (tree / "studies/code/results/qwen-coder/live-k2").mkdir(parents=True)
+    file = tree / "studies/code/results/qwen-coder/live-k2/live.jsonl"
+    write_jsonl(file, [header, *({**row, "run_id": "one"} for row in rows)])
     page = filled(cli, tree, drafts=("base", "human"))
+    assert re.search(r"\| Code \(all\) \| 2 \|.*\| 0.83 \(one prompt\); 1.17 \|", page), "5 tokens in 6 s, plain 6 in 6 s"
     assert "fine-tuning on human code did not measurably change" in page, "the two drafts are equal here"
     assert "| human | likelihood on 486 texts | Code (Py) | 3 |" in page and "Draft: human." in page
 

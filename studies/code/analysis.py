@@ -238,7 +238,7 @@ def live(file: Path) -> dict:
     for name in dict.fromkeys(row["draft"] for row in found.rows if row["draft"] != "verifier"):
         rows = [row for row in found.rows if row["draft"] == name and (row["prompt"], row["seed"]) in plain]
         if rows:
-            drafts[name] = live_metrics(rows, [plain[row["prompt"], row["seed"]] for row in rows])
+            drafts[name] = live_metrics(rows, [plain[row["prompt"], row["seed"]] for row in rows], found.conditions["k"])
     return {
         "k": found.conditions["k"],
         "stop_below": found.conditions.get("stop_below", 0.0),
@@ -247,14 +247,20 @@ def live(file: Path) -> dict:
     }
 
 
-def live_metrics(rows: list[dict], plain: list[dict]) -> dict:
-    """Of some runs of a draft, each beside the plain verifier's of the same prompt; c is measured in seconds."""
+def live_metrics(rows: list[dict], plain: list[dict], k: int) -> dict:
+    """Of some runs of a draft, each beside the plain verifier's of the same prompt.
+
+    `c` is measured, in seconds a step; `independent` is Leviathan's speed-up with it and the mean overlap of these runs.
+    """
     bursts = []
     for row in rows:
         lengths = burst_lengths((len(block["drafted"]), block["accepted"]) for block in row["blocks"])
         bursts.append(Bursts(len(lengths), sum(lengths), sum(length > LONG for length in lengths)))
     step = sum(row["draft_seconds"] for row in rows) / max(sum(row["drafted"] for row in rows), 1)
     passes = sum(len(row["blocks"]) for row in plain)
+    c = step / (sum(row["verify_seconds"] for row in plain) / passes)
+    overlaps = [row["expected_acceptance"] for row in rows if row["expected_acceptance"] is not None]
+    alpha = sum(overlaps) / len(overlaps)
     return {
         "prompts": len(rows),
         "acceptance_rate": mean([row["acceptance_rate"] for row in rows if row["acceptance_rate"] is not None]),
@@ -263,7 +269,8 @@ def live_metrics(rows: list[dict], plain: list[dict]) -> dict:
             [row["tokens_per_second"] / other["tokens_per_second"] for row, other in zip(rows, plain, strict=True)]
         ),
         "bursts": bursts_of(bursts),
-        "c": step / (sum(row["verify_seconds"] for row in plain) / passes),
+        "c": c,
+        "independent": speedup(tokens_per_block(alpha, k), k, c),
     }
 
 
