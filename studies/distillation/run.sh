@@ -3,16 +3,24 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 results=studies/distillation/results
-answers=studies/distillation/answers/at.jsonl
+arms=studies/distillation/drafts
+answers=studies/distillation/answers
 
-# --- what the verifier writes (13 s an answer alone on the machine; 96 of the 384 are written so far) ---
-python generate_answers.py --prompts dpo_clean.jsonl --limit 384 --top-probs 128 --output $answers
+# --- what the verifier writes (13 s an answer alone on the machine) ---
+python generate_answers.py --prompts dpo_clean.jsonl --limit 176 --top-probs 128 --output $answers/at.jsonl
+python generate_answers.py --prompts domains/general_train.jsonl --limit 96 --top-probs 128 --output $answers/general.jsonl
 
-# --- the drafts (20 minutes; its weights, 78 MB, are not in the repository) ---
-python train_distill.py --answers $answers --loss kl --passes 2 --eval-steps 11 --output-dir adapters/kl
+# --- the draft of the test that decides (20 minutes); it was trained when at.jsonl held its first 96 answers, and its
+# weights, 78 MB like those of every draft below, are not in the repository ---
+head -n 97 $answers/at.jsonl > $answers/first.jsonl
+python train_distill.py --answers $answers/first.jsonl --loss kl --passes 2 --batch-size 8 --learning-rate 3e-4 --eval-steps 11 \
+  --output-dir adapters/kl
 
-# --- what they do to acceptance, on study 0's stored answers (25 minutes) ---
-python evaluate_acceptance.py paired --results-dir $results --answers studies/preference/results/answers.jsonl \
-  --prompts domains/at.jsonl domains/general.jsonl --per-type 8 --drafts base dpo=final_adapter kl=adapters/kl
-python evaluate_acceptance.py report --results-dir $results
-python -m studies.distillation.tables
+# --- learning rate and batch (4 minutes each), then ten losses at one budget (4 minutes each) ---
+python train_distill.py --answers $answers/first.jsonl --limit 64 --loss kl --learning-rate 3e-4 --output-dir $arms/kl
+python train_distill.py --answers $answers/first.jsonl --limit 64 --loss kl --batch-size 2 --output-dir $arms/kl_1e-3_b2
+python train_distill.py --answers $answers/first.jsonl --limit 64 --loss kl --learning-rate 2e-3 --output-dir $arms/kl_2e-3
+python train_distill.py --answers $answers/first.jsonl --limit 64 --loss kl --output-dir $arms/kl_1e-3
+for loss in tvd nll lk_lambda lk_alpha tvdpp_position reverse_kl js tvdpp_sampled tvdpp; do
+  python train_distill.py --answers $answers/first.jsonl --limit 64 --loss $loss --output-dir $arms/$loss
+done

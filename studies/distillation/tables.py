@@ -6,11 +6,13 @@ python -m studies.distillation.tables --check    exits 1 if a page and the resul
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specdec.files import read_jsonl
-from specdec.report import Part, hardware, interval, load, new_figure, picture, point, run_pages, span, table
+from specdec.intervals import mean_with_interval
+from specdec.report import Part, hardware, interval, load, new_figure, picture, point, run_pages, span, table, zero_line
 from specdec.terminal import run
 
 if TYPE_CHECKING:
@@ -18,8 +20,19 @@ if TYPE_CHECKING:
 
 HERE = Path("studies/distillation")
 FRONT, OWN = Path("README.md"), HERE / "README.md"
-REPORT, FIGURE, ADAPTERS = HERE / "results/acceptance.json", HERE / "figures/curves.png", Path("adapters")
+REPORT, ROWS = HERE / "results/acceptance.json", HERE / "results/paired.jsonl"
+CURVES, LOSSES = HERE / "figures/curves.png", HERE / "figures/losses.png"
+ADAPTERS, ARMS = Path("adapters"), HERE / "drafts"  # drafts that stay, and those of the comparisons
 DECIDES = "kl"  # the draft of the test that was fixed in advance
+BUDGET = ("answers_sha256", "data", "steps", "batch_size", "all_weights", "lora_r", "learning_rate", "from_adapter", "seed")
+PREDICTIONS = [  # two losses, and what was expected of them before any was trained
+    ("tvd", "kl", "Expected: KL ahead, for TV alone learns slowest from a draft that is far away."),
+    ("tvdpp", "tvd", "Expected: no difference, for Adam hardly sees a number by which every gradient of a step is divided."),
+    ("tvdpp_position", "tvd", "Expected: little, as the weights by position differ most where TV's gradient is small."),
+    ("lk_alpha", "tvd", "Expected: ahead while the draft is far away, for far positions count more."),
+    ("lk_lambda", "tvd", "Expected: between KL and TV."),
+    ("nll", "kl", "Expected: behind, for one sampled token says less than the whole p."),
+]
 HEADER = ["prompts", "draft", "trained by", "n", "base", "tuned", "change", "95% interval", "rose on"]
 
 
@@ -32,6 +45,8 @@ def paired() -> str:
     for domain in ("at", "general"):
         group = report["paired"][domain]
         for draft, change in group["changes"].items():
+            if Path(report["drafts"][draft]["path"]).is_relative_to(ARMS):
+                continue
             means = [f"{group['means'][name]:.4f}" for name in ("base", draft)]
             changed = [f"{change['mean']:+.4f}", interval(change), f"{change['rose']}/{group['prompts']}"]
             rows.append([domain, draft, report["drafts"][draft]["loss"], str(group["prompts"]), *means, *changed])
@@ -69,29 +84,121 @@ def row() -> str:
 # --- trainings --------------------------------------------------------------------------------------------------------
 
 
-def distilled() -> dict[str, dict]:
-    """name → metrics of every adapter that learnt from answers of the verifier."""
+def distilled(folder: Path) -> dict[str, dict]:
+    """name → metrics of every draft in `folder` that learnt from answers of the verifier."""
     found = {}
-    for file in sorted(ADAPTERS.glob("*/metrics.json")):
+    for file in sorted(folder.glob("*/metrics.json")):
         metrics = load(file)
         if "answers_sha256" in metrics["settings"]:
             found[file.parent.name] = metrics
     if not found:
-        raise FileNotFoundError(2, "not trained", str(ADAPTERS / DECIDES))
+        raise FileNotFoundError(2, "not trained", str(folder))
     return found
 
 
 def trainings() -> str:
+    return training_table({**distilled(ADAPTERS), **distilled(ARMS)})
+
+
+def training_table(drafts: dict[str, dict]) -> str:
     rows = []
-    for name, metrics in distilled().items():
+    for name, metrics in drafts.items():
         settings, overlap = metrics["settings"], metrics["held_out_overlap"]
-        rate = f"{settings['learning_rate']:g}"
+        size = "all weights" if settings.get("all_weights") else str(settings["lora_r"])
+        budget = [str(settings["answers"]), str(settings["batch_size"]), str(metrics["steps"]), f"{metrics['positions']:,}"]
         measured = [f"{overlap[side]:.4f}" for side in ("before", "after")]
-        size = [str(settings["lora_r"]), rate, str(settings["answers"]), str(metrics["steps"]), f"{metrics['positions']:,}"]
-        rows.append([name, settings["loss"], settings["data"], *size, f"{metrics['seconds'] / 60:.0f}", *measured])
-    header = ["draft", "loss", "data", "rank", "rate", "answers", "steps", "positions", "minutes"]
-    header += ["held-out Σ min(p, q) before", "after"]
-    return f"{table(header, rows)}\n\n{hardware([metrics['environment'] for metrics in distilled().values()])}"
+        kept = metrics.get("truncated") or {}
+        written = f"rank {kept['rank']}: {kept['held_out_overlap']:.4f}" if kept else "whole"
+        rate = f"{settings['learning_rate']:g}"
+        minutes = f"{metrics['seconds'] / 60:.0f}"
+        rows.append([name, settings["loss"], settings["data"], size, rate, *budget, minutes, *measured, written])
+    header = ["draft", "loss", "data", "rank", "rate", "answers", "batch", "steps", "positions", "minutes"]
+    header += ["held-out Σ min(p, q) before", "after", "as written"]
+    return f"{table(header, rows)}\n\n{hardware([metrics['environment'] for metrics in drafts.values()])}"
+
+
+# --- the losses at equal budget ---------------------------------------------------------------------------------------
+
+
+def equal_budget() -> dict[str, str]:
+    """loss → its draft, of the largest group of drafts that differ in their loss alone."""
+    groups: dict[str, dict[str, str]] = {}
+    for name, metrics in distilled(ARMS).items():
+        budget = json.dumps([metrics["settings"][key] for key in BUDGET])
+        groups.setdefault(budget, {})[metrics["settings"]["loss"]] = name
+    return max(groups.values(), key=len)
+
+
+def by_gain() -> list[str]:
+    """The losses of equal budget that were measured, the largest gain on AT prompts first."""
+    changes = load(REPORT)["paired"]["at"]["changes"]
+    drafts = equal_budget()
+    measured = [loss for loss in drafts if drafts[loss] in changes]
+    if not measured:
+        raise FileNotFoundError(2, "not measured", str(ARMS))
+    return sorted(measured, key=lambda loss: -changes[drafts[loss]]["mean"])
+
+
+def losses() -> str:
+    report, drafts, metrics = load(REPORT), equal_budget(), distilled(ARMS)
+    group, best = report["paired"]["at"], by_gain()[0]
+    changes = group["changes"]
+    rows = []
+    for loss in by_gain():
+        change = changes[drafts[loss]]
+        behind = "–" if loss == best else span(difference(drafts[loss], drafts[best]))
+        held_out = metrics[drafts[loss]]["held_out_overlap"]["after"]
+        rows.append(
+            [
+                loss,
+                f"{change['mean']:+.4f}",
+                interval(change),
+                f"{change['rose']}/{group['prompts']}",
+                behind,
+                f"{held_out:.4f}",
+            ]
+        )
+    header = ["loss", "change on AT prompts", "95% interval", "rose on", f"against `{best}`", "held-out Σ min(p, q)"]
+    return table(header, rows)
+
+
+def difference(draft: str, other: str) -> dict:
+    """Mean over AT prompts of draft − other in Σ min(p, q), paired, with its interval."""
+    overlaps: dict[str, dict[str, float]] = {}
+    for measured in read_jsonl(ROWS):
+        if measured.get("domain") == "at":
+            overlaps.setdefault(measured["prompt"], {}).update(measured["overlap"])
+    return mean_with_interval([found[draft] - found[other] for found in overlaps.values()], seed=42)
+
+
+def came() -> str:
+    """What the theory predicted, beside what was measured at equal budget."""
+    drafts, measured = equal_budget(), by_gain()
+    said = []
+    for one, other, words in PREDICTIONS:
+        if one in measured and other in measured:
+            said.append(f"- `{one}` − `{other}`: {span(difference(drafts[one], drafts[other]))}. {words}")
+    return "\n".join(said)
+
+
+def draw_losses() -> Figure:
+    changes, drafts, order = load(REPORT)["paired"]["at"]["changes"], equal_budget(), by_gain()
+    figure, (panel,) = new_figure(6, 3.5)
+    for height, loss in enumerate(reversed(order)):
+        change = changes[drafts[loss]]
+        low, high = change["interval"]
+        panel.plot([low, high], [height, height], color="black")
+        panel.plot(change["mean"], height, **point(0))
+    panel.set_yticks(range(len(order)), list(reversed(order)))
+    zero_line(panel, horizontal=False)
+    panel.set_xlabel("change in Σ min(p, q) against the base draft")
+    return figure
+
+
+def losses_figure() -> str:
+    changes, drafts = load(REPORT)["paired"]["at"]["changes"], equal_budget()
+    parts = [f"{loss} {span(changes[drafts[loss]])}" for loss in by_gain()]
+    return picture(LOSSES, OWN, f"Change in Σ min(p, q) on AT prompts by loss, at equal budget: {'; '.join(parts)}.")
 
 
 def reading() -> str:
@@ -106,7 +213,7 @@ def reading() -> str:
 
 def held_out_curves() -> dict[str, list[tuple[int, float]]]:
     curves = {}
-    for name in distilled():
+    for name in distilled(ADAPTERS):
         rows = read_jsonl(ADAPTERS / name / "metrics.jsonl")
         curves[name] = [(logged["step"], logged["held_out_overlap"]) for logged in rows if "held_out_overlap" in logged]
     return curves
@@ -123,13 +230,16 @@ def draw_curves() -> Figure:
 
 def curves() -> str:
     parts = [f"{name} {', '.join(f'{value:.4f}' for _, value in points)}" for name, points in held_out_curves().items()]
-    return picture(FIGURE, OWN, f"Held-out Σ min(p, q) over the optimizer steps: {'; '.join(parts)}.")
+    return picture(CURVES, OWN, f"Held-out Σ min(p, q) over the optimizer steps: {'; '.join(parts)}.")
 
 
 OWN_PARTS: dict[str, Part] = {
     "answer": answer,
     "paired": paired,
+    "figure losses": losses_figure,
     "figure curves": curves,
+    "losses": losses,
+    "came": came,
     "reading": reading,
     "trainings": trainings,
 }
@@ -137,7 +247,7 @@ PAGES: dict[Path, dict[str, Part]] = {OWN: OWN_PARTS, FRONT: {"row distillation"
 
 
 def main() -> int:
-    return run_pages(__doc__, PAGES, {FIGURE: draw_curves})
+    return run_pages(__doc__, PAGES, {CURVES: draw_curves, LOSSES: draw_losses})
 
 
 if __name__ == "__main__":
