@@ -23,6 +23,18 @@ SETTINGS = {
     "passes": 2.0,
     "seed": 42,
 }
+DRAWN = {
+    "conditions": {"domain": "biology"},
+    "draws": 96,
+    "usable": 64,
+    "dropped": {"too short": 20, "near another query": 12},
+    "mix": {
+        "characters": {"shortest": 12, "median": 41.0, "longest": 99},
+        "questions": 60,
+        "first two words": {"how do": 40, "what is": 20},
+        "words of five letters or more, by prompts": {"cells": 9},
+    },
+}
 GAINS = {"users": 0.03, "nll": 0.02, "synthetic": 0.027, "online": 0.01, "more": 0.05}
 
 
@@ -156,6 +168,9 @@ def page(tmp_path, folder, monkeypatch):
         own.parent.mkdir(parents=True)
         for name in (tables.OWN, tables.FRONT):
             (tmp_path / name).write_text((ROOT / name).read_text())
+        if names == list(GAINS):
+            (own.parent / "results").mkdir()
+            (own.parent / "results/queries_biology.json").write_text(json.dumps(DRAWN))
         assert cli(analysis)[0] == 0
         assert cli(tables)[0] == 0 and cli(tables, "--check")[0] == 0
         return own.read_text(), (tmp_path / tables.FRONT).read_text()
@@ -172,9 +187,15 @@ def test_with_everything_measured_the_page_says_all(cli, page):
     table = part(own, "claims")
     assert table.count("| biology | 20 |") == 4 and "not measured" not in table
     said = part(own, "answer")
-    assert "white-box over black-box, on biology: holds" in said and "synthetic queries reach less, as they say" in said
+    assert (
+        said.startswith("\n**Offline over online, on biology: holds")
+        and "white-box over black-box, on biology: holds" in said
+        and "synthetic queries reach less, as they say" in said
+    )
     assert "Clearly below the base draft: biology I on general" in part(own, "reading")
     assert "40 answers +0.0" in part(own, "figure scaling") and "](figures/scaling.png)" in part(own, "figure scaling")
+    assert "| biology | 96 | 64 | too short 20, near another query 12 | 41 | 60 |" in part(own, "queries")
+    assert "- biology, commonest first two words: how do 40, what is 20" in part(own, "queries")
     assert part(own, "arms").count("| biology I | nll | offline | 40 |") == 2
     assert "offline over online: 1.0" in part(front, "row domains")
 
@@ -185,6 +206,7 @@ def test_with_one_draft_a_part_says_what_is_missing_and_no_number(cli, page):
     assert "Claims that wait for one of their two arms: offline over online; white-box" in part(own, "answer")
     assert part(own, "figure scaling").strip() == "No domain has drafts of two sizes so far."
     assert "No claim has both of its drafts yet" in part(front, "row domains")
+    assert part(own, "queries").strip() == "The verifier has written no queries so far."
 
 
 def test_with_nothing_measured_no_number_is_made_up(cli, page):

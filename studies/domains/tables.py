@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 HERE = Path("studies/domains")
 FRONT, OWN = Path("README.md"), HERE / "README.md"
-STUDY = HERE / "results/study.json"
+STUDY, QUERIES = HERE / "results/study.json", HERE / "results/queries_*.json"
 SQUARE, SCALING = HERE / "figures/square.png", HERE / "figures/scaling.png"
 TESTS = ("at", "biology", "function_calling", "chinese", "general")  # the columns of the square
 USUAL_DRAFT = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -104,21 +104,20 @@ def answer() -> str:
             continue
         where = ", ".join(map(spoken, found["domains"]))
         said.append(f"{claim}, on {where}: {verdict(claim, together)}, ratio of levels {ratio(together['levels'])}")
-    parts = [f"**{'; '.join(said)}.**"] if said else []
-    parts += [own_gain(arm) for arm in study["square"] if arm["domain"] in arm["on"]]
+    claimed = "; ".join(said)
+    parts = [f"**{claimed[:1].upper()}{claimed[1:]}.**"] if said else []
+    gains = [own_gain(arm) for arm in study["square"] if arm["domain"] in arm["on"]]
+    if gains:
+        parts.append(f"Change of mean Σ min(p, q) on a draft's own domain: {'; '.join(gains)}.")
     if waiting:
         parts.append(f"Claims that wait for one of their two arms: {'; '.join(waiting)}.")
     return " ".join(parts)
 
 
 def own_gain(arm: dict) -> str:
-    """On its own domain and on general prompts, in a sentence."""
     change = arm["on"][arm["domain"]]
-    rest = f", on general prompts {span(arm['on']['general'])}" if "general" in arm["on"] else ""
-    return (
-        f"The draft {label(arm)} ({arm['answers']} answers) changed Σ min(p, q) on {change['prompts']} prompts of its own "
-        f"domain by {span(change)}{rest}."
-    )
+    rest = f", and {span(arm['on']['general'])} on general ones" if "general" in arm["on"] else ""
+    return f"{label(arm)}, {arm['answers']} answers, {span(change)} on {change['prompts']} prompts{rest}"
 
 
 def row() -> str:
@@ -256,6 +255,25 @@ def data() -> str:
     return table(["training file", "rows", "near an evaluation prompt of any domain"], rows)
 
 
+def queries() -> str:
+    """What generate_queries.py drew for scenario III: the filters, and the mix of what came."""
+    rows, mixes = [], []
+    for file in sorted(QUERIES.parent.glob(QUERIES.name)):
+        found = load(file)
+        domain = spoken(found["conditions"]["domain"])
+        dropped = ", ".join(f"{reason} {count}" for reason, count in found["dropped"].items()) or "none"
+        lengths = found["mix"]["characters"]
+        cells = [str(found["draws"]), str(found["usable"]), dropped, f"{lengths['median']:.0f}", str(found["mix"]["questions"])]
+        rows.append([domain, *cells])
+        for name in ("first two words", "words of five letters or more, by prompts"):
+            commonest = ", ".join(f"{words} {count}" for words, count in found["mix"][name].items())
+            mixes.append(f"- {domain}, commonest {name}: {commonest}")
+    if not rows:
+        return "The verifier has written no queries so far."
+    header = ["synthetic queries", "draws", "usable", "dropped", "characters, median", "with a question mark"]
+    return "\n".join([table(header, rows), "", *mixes])
+
+
 def calls() -> str:
     found = load(STUDY)["calls"]
     if not found:
@@ -298,6 +316,7 @@ OWN_PARTS: dict[str, Part] = {
     "arms": arms,
     "figure scaling": scaling,
     "data": data,
+    "queries": queries,
     "calls": calls,
     "ceilings": ceilings,
     "speed": speed,
