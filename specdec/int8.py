@@ -1,0 +1,294 @@
+"""A Llama or Qwen2 model on a CPU in 8-bit integers: the forward pass written out, with the methods of `CachedModel`.
+
+  weights      int8, one scale a row, multiplied by FBGEMM's kernels, which x86 torch has inside: with one to nine tokens a
+               product takes nearly the same time, for it is the weights that have to be read.
+  activations  one scale a token, 7 bits, or 14 in two parts that are two rows of one product (`PackedLinear`). With 7 bits
+               two neighbouring products of 8 bits cannot exceed 16 bits, which is what AVX2 adds them up in.
+  cache        one array a layer, which grows by CHUNK tokens; to drop tokens is to lower a number.
+  output       rows that can never be sampled are not computed.
+
+p of a token does not depend on what else is in its pass, to the bit: integers are added without rounding, a scale belongs to
+one token, and attention is computed token by token. Were it not so, a difference in the seventh digit could tip the rounding
+of an activation, and p would depend on K.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from specdec.backend import far_apart, logits_rows, name_of
+from specdec.terminal import Problem
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+PIECE = 128  # tokens of a prompt that one pass reads
+CHUNK = 256  # tokens by which the cache grows
+STEPS = 63  # of an activation on either side of zero
+MODEL_TYPES = ("llama", "qwen2")
+
+
+class Int8Model:
+    """A model with its KV cache: `feed` reads tokens, `drop` forgets the last of them; as `CachedModel`.
+
+    Args:
+        model: a transformers model on the CPU. It is emptied: its matrices are packed one by one.
+        rows: the ids of the tokens that may be sampled; the logits of all others are −inf.
+        context: the number of tokens that the model can read, None where nothing limits it.
+        parts: 1 for activations of 7 bits, 2 for 14.
+
+    Raises:
+        Problem: torch has no such kernels on this CPU, a part of the model is not written out here, its weights are not finite.
+    """
+
+    def __init__(self, model: PreTrainedModel, rows: Iterable[int], context: int | None = None, parts: int = 2):
+        import torch
+
+        config, self.name = model.config, name_of(model)
+        check_parts(self.name, config)
+        use_fbgemm()
+        self.context, self.device = context, torch.device("cpu")
+        self.rows, self.width = torch.tensor(sorted(rows)), logits_rows(config)
+        if int(self.rows[-1]) >= self.width:
+            raise Problem(
+                f"the tokenizer of {self.name} has a token of id {int(self.rows[-1])}, the model only {self.width} logits "
+                "rows. Tokenizer and weights do not belong together: choose a folder where they do."
+            )
+        self.embedding, self.rotary = model.model.embed_tokens.weight.detach(), model.model.rotary_emb
+        self.heads = config.num_key_value_heads
+        self.layers = [Layer(layer, config, parts) for layer in model.model.layers]
+        self.norm = Norm(model.model.norm)
+        self.head = PackedLinear([model.lm_head], parts, self.rows)
+        self.start()
+        check_agreement(self)
+        self.start()
+
+    def start(self) -> None:
+        """Forgets everything."""
+        self.length, self.seconds = 0, 0.0
+        for layer in self.layers:
+            layer.cache = None
+
+    def feed(self, tokens: list[int], keep: int = 1) -> Tensor:
+        """Reads `tokens` after what the cache holds; returns the logits [keep, V] after the last `keep` of them."""
+        import torch
+
+        started = time.perf_counter()
+        pieces = [self._read(tokens[begin : begin + PIECE]) for begin in range(0, len(tokens), PIECE)]
+        states = self.norm(torch.cat(pieces)[-keep:])
+        logits = torch.full((keep, self.width), float("-inf"))
+        logits[:, self.rows] = self.head(states)
+        self.seconds += time.perf_counter() - started
+        return logits
+
+    def drop(self, count: int) -> None:
+        """Forgets the last `count` tokens read."""
+        self.length -= count
+
+    def has_room(self, count: int) -> bool:
+        """Whether `count` more tokens fit into the model's context."""
+        return self.context is None or self.length + count <= self.context
+
+    def _read(self, tokens: list[int]) -> Tensor:
+        """One pass: the states [n, H] behind the last layer; the keys and values of `tokens` go into the cache."""
+        import torch
+
+        states = self.embedding[torch.tensor(tokens)].float()
+        cos, sin = self.rotary(states[None], torch.arange(self.length, self.length + len(tokens))[None])
+        for layer in self.layers:
+            states = layer(states, cos[0, :, None], sin[0, :, None], self.length)
+        self.length += len(tokens)
+        return states
+
+
+class Layer:
+    """One decoder layer and its part of the cache, [2, heads, room, d]: keys and values."""
+
+    def __init__(self, layer, config, parts: int):
+        attention, mlp = layer.self_attn, layer.mlp
+        self.first_norm, self.second_norm = Norm(layer.input_layernorm), Norm(layer.post_attention_layernorm)
+        self.inward = PackedLinear([attention.q_proj, attention.k_proj, attention.v_proj], parts)
+        self.outward = PackedLinear([attention.o_proj], parts)
+        self.gate_and_up = PackedLinear([mlp.gate_proj, mlp.up_proj], parts)
+        self.down = PackedLinear([mlp.down_proj], parts)
+        self.queries, self.heads, self.size = config.num_attention_heads, config.num_key_value_heads, head_size(config)
+        self.cache: Tensor | None = None
+
+    def __call__(self, states: Tensor, cos: Tensor, sin: Tensor, length: int) -> Tensor:
+        """states [n, H] of new tokens, behind `length` cached ones; cos and sin [n, 1, d] of their positions."""
+        from torch.nn.functional import silu
+
+        states = states + self.outward(self.attention(self.inward(self.first_norm(states)), cos, sin, length))
+        gate, up = self.gate_and_up(self.second_norm(states)).chunk(2, -1)
+        return states + self.down(silu(gate) * up)
+
+    def attention(self, projected: Tensor, cos: Tensor, sin: Tensor, length: int) -> Tensor:
+        """Every token attends to itself and to all before it, in a call of its own, whatever else is in the pass."""
+        import torch
+        from torch.nn.functional import scaled_dot_product_attention
+
+        count = len(projected)
+        turned, value = projected.view(count, -1, self.size).split((self.queries + self.heads, self.heads), 1)
+        turned = turned * cos + halves_turned(turned) * sin
+        query, key = turned.split((self.queries, self.heads), 1)
+        cache = self.with_room(length + count)
+        cache[0, :, length : length + count] = key.transpose(0, 1)
+        cache[1, :, length : length + count] = value.transpose(0, 1)
+        query = query.reshape(count, 1, self.heads, -1, self.size)  # the queries that share a head of the cache, together
+        mixed = []
+        for row in range(count):
+            seen = cache[:, None, :, : length + row + 1]
+            mixed.append(scaled_dot_product_attention(query[row], seen[0], seen[1]))
+        return torch.cat(mixed).view(count, -1)
+
+    def with_room(self, tokens: int) -> Tensor:
+        if self.cache is None or self.cache.shape[2] < tokens:
+            import torch
+
+            room = -(-tokens // CHUNK) * CHUNK
+            grown = torch.zeros(2, self.heads, room, self.size)
+            if self.cache is not None:
+                grown[:, :, : self.cache.shape[2]] = self.cache
+            self.cache = grown
+        return self.cache
+
+
+def halves_turned(states: Tensor) -> Tensor:
+    """The second half of a head, negative, before the first: rotary positions (arXiv 2104.09864) as Llama lays them out."""
+    import torch
+
+    low, high = states.chunk(2, -1)
+    return torch.cat((-high, low), -1)
+
+
+class Norm:
+    """RMSNorm (arXiv 1910.07467)."""
+
+    def __init__(self, module):
+        self.weight, self.eps = module.weight.detach().float(), module.variance_epsilon
+
+    def __call__(self, states: Tensor) -> Tensor:
+        return states * (states.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.weight
+
+
+class PackedLinear:
+    """Linear layers of one input, one below the other, in int8: states [n, in] → [n, out].
+
+    FBGEMM chooses one scale for all activations of a product, from their smallest and largest. So every token's are divided
+    by its largest, and two columns that meet a weight of 0 hold the ends of the range: the scale is 1/STEPS, always.
+    With two parts what the first rounds away is a second row, times 2 · STEPS, and added back.
+    """
+
+    def __init__(self, linears: list, parts: int, rows: Tensor | None = None):
+        import torch
+
+        weight, bias = taken(linears, rows)
+        scale = weight.float().abs().amax(1).clamp(min=1e-20) / 127
+        codes = (weight.float() / scale[:, None]).round().char()
+        codes = torch.nn.functional.pad(codes, (0, 2))
+        zero = torch.zeros(len(codes), dtype=torch.long)
+        self.packed = torch.ops.quantized.linear_prepack(
+            torch._make_per_channel_quantized_tensor(codes, scale.double(), zero, 0), None
+        )
+        self.bias, self.parts = bias, parts
+        self.ends = torch.tensor([[-(STEPS + 1) / STEPS, 1.0]])
+
+    def __call__(self, states: Tensor) -> Tensor:
+        import torch
+
+        largest = states.abs().amax(-1, keepdim=True).clamp(min=1e-20)
+        states = states / largest
+        if self.parts == 2:
+            first = (states * STEPS).round() / STEPS
+            states = torch.cat((first, (states - first) * (2 * STEPS)))
+        product = self.product(torch.cat((states, self.ends.expand(len(states), 2)), 1))
+        if self.parts == 2:
+            first, second = product.chunk(2)
+            product = torch.add(first, second, alpha=1 / (2 * STEPS))
+        return product * largest if self.bias is None else torch.addcmul(self.bias, product, largest)
+
+    def product(self, states: Tensor) -> Tensor:
+        import torch
+
+        return torch.ops.quantized.linear_dynamic(states, self.packed, True)  # True: 7 bits
+
+
+def taken(linears: list, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """(weight, bias) of linear layers, one below the other, or of these rows of them; the layers are left empty.
+
+    A loaded weight is a window on its mapped file, and file after file closes as the packing goes on: nothing is held twice.
+    """
+    import torch
+
+    weight = torch.cat([linear.weight.detach() for linear in linears])
+    bias = None
+    if any(linear.bias is not None for linear in linears):
+        biases = [torch.zeros(len(linear.weight)) if linear.bias is None else linear.bias.detach() for linear in linears]
+        bias = torch.cat(biases).float()
+    if rows is not None:
+        weight, bias = weight[rows], None if bias is None else bias[rows]
+    for linear in linears:
+        linear.weight = None
+    return weight, bias
+
+
+def head_size(config) -> int:
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def use_fbgemm() -> None:
+    """Raises Problem where torch has no FBGEMM: on processors that are not x86, or without AVX2."""
+    import torch
+
+    if "fbgemm" not in torch.backends.quantized.supported_engines or not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+        raise Problem("--backend int8 needs FBGEMM's kernels, which torch has for x86 with AVX2. Use --backend transformers.")
+    torch.backends.quantized.engine = "fbgemm"
+
+
+def check_parts(name: str, config) -> None:
+    """Refuses a model of which a part is not written out here.
+
+    Raises:
+        Problem: with the part's name.
+    """
+    rope = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    other = sorted(set(getattr(config, "layer_types", None) or []) - {"full_attention"})
+    part = None
+    if config.model_type not in MODEL_TYPES:
+        part = f"its architecture, {config.model_type}; {' and '.join(MODEL_TYPES)} models can be"
+    elif getattr(config, "quantization_config", None):
+        part = "weights that are quantized already"
+    elif config.hidden_act != "silu":
+        part = f"its activation, {config.hidden_act}"
+    elif other:
+        part = f"its layers of {', '.join(other)}"
+    elif rope in ("dynamic", "longrope"):
+        part = f"its {rope} positions, which change with the length of the text"
+    if part:
+        raise Problem(f"--backend int8 cannot run {name}: not written out is {part}. Use --backend transformers.")
+
+
+def check_agreement(model: Int8Model) -> None:
+    """Three tokens one by one, and two of them again in one pass: the logits must be the same bits, and numbers.
+
+    Raises:
+        Problem: with the name of the model and what is wrong.
+    """
+    import torch
+
+    ids = model.rows[torch.tensor([0, len(model.rows) // 2, -1])].tolist()
+    with torch.inference_mode():
+        singles = torch.cat([model.feed([id]) for id in ids])
+        model.drop(2)
+        block = model.feed(ids[1:], keep=2)
+    if singles.isnan().any():
+        raise Problem(f"the logits of {model.name} are not numbers: its weights or its adapter's are damaged. Load others.")
+    if not singles[1:].equal(block):
+        raise Problem(
+            f"{model.name} gives other logits for two tokens at once than one by one (total variation "
+            f"{far_apart(singles[1:], block):.1g}), so the text would depend on K. Use --backend transformers."
+        )
