@@ -405,6 +405,7 @@ def main() -> int:
             "draft": pair.draft.id,
             "verifier": pair.verifier.id,
             "quantization": pair.quantization,
+            "backend": pair.backend,
             "vocabulary": engine.shared.verdict,
         },
         **provenance({**as_conditions(settings), **prompted, "seed": args.seed, "adapters": drafts}),

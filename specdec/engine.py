@@ -7,6 +7,7 @@ from pathlib import Path
 
 from specdec.adapters import check_adapter, load_adapter
 from specdec.backend import CachedModel, logits_rows
+from specdec.int8 import Int8Model
 from specdec.models import (
     Pair,
     context_of,
@@ -46,21 +47,27 @@ class Engine:
                 f"{pair.draft.id} and {pair.verifier.id} share no vocabulary. "
                 "Choose a draft of the verifier's family; check_vocab_compatibility.py says more."
             )
-        refuse_without_memory([pair.verifier, pair.draft], pair.quantization)
-        model = load_model(pair.verifier, pair.quantization)
+        refuse_without_memory([pair.verifier, pair.draft], pair.quantization, pair.backend)
+        model = load_model(pair.verifier, pair.quantization, backend=pair.backend)
         self.stop = stop_ids(model, self.tokenizer)
         use_plain_sampling(model)
         self.contexts = {"verifier": context_of(model.config)}
         self.rows = logits_rows(model.config)
         named = set(named_tokens(self.tokenizer).values())
-        self.verifier = CachedModel(pack_linears(model), named, self.contexts["verifier"])
+        self.verifier: CachedModel | Int8Model
+        if pair.backend == "int8":
+            self.verifier = Int8Model(model, named, self.contexts["verifier"], parts=2)
+        else:
+            self.verifier = CachedModel(pack_linears(model), named, self.contexts["verifier"])
 
-    def load_draft(self, adapter_path: str | Path | None = None) -> tuple[CachedModel, str]:
+    def load_draft(self, adapter_path: str | Path | None = None) -> tuple[CachedModel | Int8Model, str]:
         """Loads the draft, with an adapter or without; returns it and "none", "merged" or "attached"."""
-        model, state = load_model(self.pair.draft, self.pair.quantization), "none"
+        model, state = load_model(self.pair.draft, self.pair.quantization, backend=self.pair.backend), "none"
         if adapter_path:
             model, state = load_adapter(model, adapter_path, self.pair.draft.id)
         self.contexts["draft"] = context_of(model.config)
+        if self.pair.backend == "int8":  # q may be rough: its errors cost acceptance, never the verifier's distribution
+            return Int8Model(model, self.shared.draft_ids, self.contexts["draft"], parts=1), state
         named = set(named_tokens(self.draft_tokenizer).values())
         return CachedModel(pack_linears(model), named, self.contexts["draft"]), state
 

@@ -15,14 +15,15 @@ of an activation, and p would depend on K.
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterable
+from functools import cache
 from typing import TYPE_CHECKING
 
 from specdec.backend import far_apart, logits_rows, name_of
-from specdec.terminal import Problem
+from specdec.terminal import Problem, say
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
     from transformers import PreTrainedModel
 
@@ -51,6 +52,9 @@ class Int8Model:
         config, self.name = model.config, name_of(model)
         check_parts(self.name, config)
         use_fbgemm()
+        for parameter in model.parameters():
+            if parameter.dim() == 1:  # a window on a mapped file, like the matrices; these stay
+                parameter.data = parameter.data.clone()
         self.context, self.device = context, torch.device("cpu")
         self.rows, self.width = torch.tensor(sorted(rows)), logits_rows(config)
         if int(self.rows[-1]) >= self.width:
@@ -59,6 +63,8 @@ class Int8Model:
                 "rows. Tokenizer and weights do not belong together: choose a folder where they do."
             )
         self.embedding, self.rotary = model.model.embed_tokens.weight.detach(), model.model.rotary_emb
+        if not self.embedding.sum(dtype=torch.float32).isfinite():
+            raise Problem(f"the weights of {self.name} hold numbers that are not finite (embed_tokens). Choose others.")
         self.heads = config.num_key_value_heads
         self.layers = [Layer(layer, config, parts) for layer in model.model.layers]
         self.norm = Norm(model.model.norm)
@@ -66,6 +72,11 @@ class Int8Model:
         self.start()
         check_agreement(self)
         self.start()
+
+    @property
+    def model(self):
+        """Raises Problem: there is no transformers model behind this one, which `generate` and a training would need."""
+        raise Problem("this command computes with transformers' own model. Leave --backend int8 out.")
 
     def start(self) -> None:
         """Forgets everything."""
@@ -172,7 +183,9 @@ class Norm:
         self.weight, self.eps = module.weight.detach().float(), module.variance_epsilon
 
     def __call__(self, states: Tensor) -> Tensor:
-        return states * (states.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.weight
+        from torch.nn.functional import rms_norm
+
+        return rms_norm(states, self.weight.shape, self.weight, self.eps)
 
 
 class PackedLinear:
@@ -186,15 +199,8 @@ class PackedLinear:
     def __init__(self, linears: list, parts: int, rows: Tensor | None = None):
         import torch
 
-        weight, bias = taken(linears, rows)
-        scale = weight.float().abs().amax(1).clamp(min=1e-20) / 127
-        codes = (weight.float() / scale[:, None]).round().char()
-        codes = torch.nn.functional.pad(codes, (0, 2))
-        zero = torch.zeros(len(codes), dtype=torch.long)
-        self.packed = torch.ops.quantized.linear_prepack(
-            torch._make_per_channel_quantized_tensor(codes, scale.double(), zero, 0), None
-        )
-        self.bias, self.parts = bias, parts
+        weight, self.bias = taken(linears, rows)
+        self.packed, self.parts = packed(weight), parts
         self.ends = torch.tensor([[-(STEPS + 1) / STEPS, 1.0]])
 
     def __call__(self, states: Tensor) -> Tensor:
@@ -215,6 +221,29 @@ class PackedLinear:
         import torch
 
         return torch.ops.quantized.linear_dynamic(states, self.packed, True)  # True: 7 bits
+
+
+def packed(weight: Tensor):
+    """`weight` [out, in] in int8 with one scale a row, and two columns of zeros, as FBGEMM reads it.
+
+    Raises:
+        Problem: a weight is not finite.
+    """
+    import torch
+
+    codes = torch.zeros(len(weight), weight.shape[1] + 2, dtype=torch.int8)
+    scales = torch.empty(len(weight))
+    for begin in range(0, len(weight), 512):  # by pieces that stay in the processor's cache
+        piece = weight[begin : begin + 512].float()
+        scale = piece.abs().amax(1).clamp(min=1e-20) / 127
+        codes[begin : begin + 512, :-2] = piece.div_(scale[:, None]).round_()
+        scales[begin : begin + 512] = scale
+    if not scales.isfinite().all():
+        raise Problem("the weights hold numbers that are not finite. Choose others.")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*quantized tensor creation")  # deprecated; the pinned torch has it
+        tensor = torch._make_per_channel_quantized_tensor(codes, scales.double(), torch.zeros(len(codes), dtype=torch.long), 0)
+    return torch.ops.quantized.linear_prepack(tensor, None)
 
 
 def taken(linears: list, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -244,9 +273,19 @@ def use_fbgemm() -> None:
     """Raises Problem where torch has no FBGEMM: on processors that are not x86, or without AVX2."""
     import torch
 
-    if "fbgemm" not in torch.backends.quantized.supported_engines or not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+    supported = "fbgemm" in torch.backends.quantized.supported_engines
+    if not supported or not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
         raise Problem("--backend int8 needs FBGEMM's kernels, which torch has for x86 with AVX2. Use --backend transformers.")
     torch.backends.quantized.engine = "fbgemm"
+    say_what_is_used()
+
+
+@cache
+def say_what_is_used() -> None:
+    import torch
+
+    if not torch.cpu._is_vnni_supported():
+        say("this CPU has no VNNI: products of int8 are added up by AVX2, which is slower with many tokens in a pass")
 
 
 def check_parts(name: str, config) -> None:

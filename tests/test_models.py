@@ -248,7 +248,9 @@ def test_an_interrupted_download_of_six_parts_resumes_and_a_missing_source_is_na
 
 
 def options(**given) -> argparse.Namespace:
-    return argparse.Namespace(**{"pair": "smollm2-qwen", "draft": None, "verifier": None, "quantization": None} | given)
+    return argparse.Namespace(
+        **{"pair": "smollm2-qwen", "draft": None, "verifier": None, "quantization": None, "backend": "transformers"} | given
+    )
 
 
 def test_a_pairs_own_ids_find_their_weights():
