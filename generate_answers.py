@@ -114,11 +114,22 @@ def all_work(args: argparse.Namespace) -> list[Work]:
 
 
 def batches(work: list[Work], size: int) -> Iterator[list[Work]]:
-    """Batches of one temperature and top-p each, in the order of `work`, which is sorted by them."""
+    """Batches of one temperature and top-p each, in the order of `work`, which is sorted by them.
+
+    Within eight batches prompts of like length come together: a batch is padded to its longest prompt.
+    """
     for settings in sorted({item[1:] for item in work}):
         same = [item for item in work if item[1:] == settings]
-        for start in range(0, len(same), size):
-            yield same[start : start + size]
+        for start in range(0, len(same), 8 * size):
+            window = sorted(same[start : start + 8 * size], key=written_length)
+            for first in range(0, len(window), size):
+                yield window[first : first + size]
+
+
+def written_length(item: Work) -> int:
+    """Characters of what the template will write, near enough to sort by."""
+    row = item[0]
+    return len(json.dumps([row["prompt"], row.get("messages"), row.get("tools")], ensure_ascii=False))
 
 
 def answer_batch(engine: Engine, batch: list[Work], args: argparse.Namespace) -> list[dict]:

@@ -348,3 +348,14 @@ def test_headers_of_several_conditions_are_refused(job, tmp_path):
     write_jsonl(tmp_path / "answers.jsonl", [header, *rows, other])
     with pytest.raises(Problem, match="several conditions"):
         read_answers(tmp_path / "answers.jsonl")
+
+
+def test_prompts_of_like_length_share_a_batch():
+    """Each prompt once, one temperature a batch, and less padding than in the order drawn."""
+    work = [({"prompt": "x" * (number * 37 % 100 + 1)}, number % 2 / 2, 1.0) for number in range(100)]
+    found = list(generate_answers.batches(sorted(work, key=lambda item: item[1:]), 4))
+    assert sorted(len(row["prompt"]) for batch in found for row, *_ in batch) == sorted(len(row["prompt"]) for row, *_ in work)
+    assert all(len({item[1:] for item in batch}) == 1 and len(batch) <= 4 for batch in found)
+    padded = sum(len(batch) * max(len(row["prompt"]) for row, *_ in batch) for batch in found)
+    drawn = [work[start : start + 4] for start in range(0, 100, 4)]
+    assert padded < 0.8 * sum(len(batch) * max(len(row["prompt"]) for row, *_ in batch) for batch in drawn)
