@@ -94,7 +94,8 @@ def read_prompts(files: Iterable[Path]) -> list[tuple[Path, str]]:
 
 
 def leaks(training: Iterable[Path] = TRAINING, evaluation: Iterable[Path] = EVALUATION) -> dict[str, dict]:
-    """File name → its rows, and its `near` prompts: each with the evaluation file and prompt that it is near."""
+    """File name (a second file of that name: its path) → its rows, and its `near` prompts: each with the evaluation file and
+    prompt that it is near."""
     measured = read_prompts(evaluation)
     report = {}
     for file in training:
@@ -104,7 +105,8 @@ def leaks(training: Iterable[Path] = TRAINING, evaluation: Iterable[Path] = EVAL
             {"prompt": prompts[left], "file": measured[right][0].name, "evaluation_prompt": measured[right][1]}
             for left, right in pairs
         ]
-        report[file.name] = {"rows": len(prompts), "near": near}
+        name = str(file) if file.name in report else file.name  # two files of one name are two entries
+        report[name] = {"rows": len(prompts), "near": near}
     return report
 
 

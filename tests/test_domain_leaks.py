@@ -56,6 +56,15 @@ def test_a_leak_is_named(cli, tmp_path):
     assert status == 1 and near["file"] == "biology_test.jsonl" and near["evaluation_prompt"] == stolen
 
 
+def test_two_files_of_one_name_are_both_reported(cli, tmp_path):
+    """The clean one comes last and hides nothing."""
+    stolen = next(read_jsonl(HERE / "biology_test.jsonl"))["prompt"]
+    write_jsonl(tmp_path / "one/mine.jsonl", [{"prompt": stolen}])
+    write_jsonl(tmp_path / "two/mine.jsonl", [{"prompt": QUESTION}])
+    status, out, _ = cli(leaks, tmp_path / "one/mine.jsonl", tmp_path / "two/mine.jsonl")
+    assert status == 1 and [len(found["near"]) for found in json.loads(out).values()] == [1, 0]
+
+
 def test_bad_files_are_one_line(cli, tmp_path):
     status, _, err = cli(leaks, tmp_path / "none.jsonl")
     assert status == 1 and err.splitlines()[-1] == f"error: no prompts at {tmp_path}/none.jsonl. Name the file that has them."
