@@ -107,7 +107,8 @@ class Share:
     def join(self) -> None:
         """Waits for the others; then the first process joins the files, and the others wait for that."""
         self._wait()
-        parts = sorted(self.whole.parent.glob(f"{glob.escape(self.whole.name)}.[0-9]*"))
+        beside = sorted(self.whole.parent.glob(f"{glob.escape(self.whole.name)}.*"))
+        parts = [file for file in beside if file.suffix[1:].isdecimal()]  # no copy of the user's, such as .2026-11-26 or .1.bak
         if self.rank == 0 and parts:
             for part in parts:
                 _cut_half_row(part)

@@ -374,7 +374,13 @@ def test_half_a_row_of_a_killed_process_is_left_out(steps, tmp_path):
     (tmp_path / "paired.jsonl").unlink()
     (tmp_path / "paired.jsonl.1").write_bytes(header + first + second[:-20])
     (tmp_path / "paired.jsonl.2").write_bytes(header[:50])
+    copies = [tmp_path / f"paired.jsonl.{name}" for name in ("2026-11-26", "1.bak", "bak.1~")]
+    for copy in copies:
+        copy.write_bytes(whole[:-20])
     assert steps("paired")[0] == 0
+    for copy in copies:
+        assert copy.read_bytes() == whole[:-20], "a copy that the user made is no part"
+        copy.unlink()
     rows = read_row_file(tmp_path / "paired.jsonl")[1]
     assert rows[0] == json.loads(first) and len(rows) == len({row["prompt"] for row in rows}) == 4
     assert not list(tmp_path.glob("paired.jsonl.*"))
