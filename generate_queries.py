@@ -161,7 +161,7 @@ def read_arguments() -> argparse.Namespace:
         "--evaluation-prompts",
         type=Path,
         nargs="+",
-        default=EVALUATION,
+        action="extend",
         metavar="FILE",
         help="no query may be near a prompt of these (default: every evaluation file in domains/)",
     )
@@ -170,8 +170,11 @@ def read_arguments() -> argparse.Namespace:
     args = parser.parse_args()
     args.drawn = args.drawn or args.output.with_suffix(".drawn.jsonl")
     args.system = args.system or SYSTEM[args.domain]
+    args.evaluation_prompts = args.evaluation_prompts or EVALUATION
     check_outputs(args.output, args.drawn, args.json, inputs=args.evaluation_prompts)
     check_settings(Settings(temperature=args.temperature, top_p=args.top_p))
+    if args.output.is_file() and not args.drawn.exists():
+        raise Problem(f"{args.output} is there, but not {args.drawn}, so it is no output of this command. Name another file.")
     if args.temperature == 0:
         raise Problem("--temperature must be above 0: greedy draws are all one.")
     return args

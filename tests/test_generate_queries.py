@@ -109,6 +109,23 @@ def test_a_second_run_filters_again_and_loads_no_model(job, written, tmp_path, m
     assert [row["prompt"] for row in read_jsonl(tmp_path / "q.jsonl")] == GOOD[:1]
 
 
+def test_a_prompt_file_of_the_users_is_not_replaced(job, written, tmp_path):
+    """The page of study 1 calls both mine.jsonl: queries that were collected, and those that the verifier writes."""
+    written(GOOD)
+    write_jsonl(tmp_path / "q.jsonl", [{"prompt": "Why do bees dance?"}])
+    status, _, err = job("--draws", 3)
+    assert status == 1 and "is no output of this command. Name another file." in err.splitlines()[-1]
+    assert [row["prompt"] for row in read_jsonl(tmp_path / "q.jsonl")] == ["Why do bees dance?"]
+
+
+def test_files_named_by_a_second_option_are_read_too(job, written, tmp_path):
+    """The first file, of the fixture, is still in force."""
+    written(["What is a gene drive, and who has built one? Please", *GOOD])
+    write_jsonl(tmp_path / "second.jsonl", [{"prompt": GOOD[0]}])
+    assert job("--draws", 4, "--evaluation-prompts", tmp_path / "second.jsonl")[0] == 0
+    assert [row["prompt"] for row in read_jsonl(tmp_path / "q.jsonl")] == GOOD[1:]
+
+
 def test_draws_of_other_conditions_are_refused(job, written, tmp_path):
     written(GOOD)
     assert job("--draws", 3)[0] == 0
