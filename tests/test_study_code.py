@@ -14,9 +14,11 @@ import generate_answers
 import train_distill
 from domains import code
 from specdec.answers import read_answers
+from specdec.comparison import PAIRED_KEYS, Measured
 from specdec.files import read_jsonl, write_jsonl
 from specdec.provenance import read_row_file
-from specdec.theory import expected_blocks
+from specdec.terminal import Problem
+from specdec.theory import Bursts, expected_blocks
 from specdec.trace import Block, Run, block_row, summarize
 from studies.code import analysis, human, tables
 
@@ -51,9 +53,9 @@ def row_of(domain: str, number: int, kept: list[float], drafts=("base",)) -> dic
 def measured(folder: Path, domains, drafts=("base",), prompts=3) -> None:
     """Writes paired.jsonl: in every later domain tokens come from the draft less often."""
     draw, rows = random.Random(0), []
-    for place, domain in enumerate(domains):
+    for rank, domain in enumerate(domains):
         for number in range(prompts):
-            kept = [1.0 if draw.random() < 0.9 - 0.05 * place else 0.2 for _ in range(40)]
+            kept = [1.0 if draw.random() < 0.9 - 0.05 * rank else 0.2 for _ in range(40)]
             rows.append(row_of(domain, number, kept, drafts))
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: None if name == "base" else "nowhere" for name in drafts}
@@ -101,6 +103,16 @@ def test_human_code_is_an_answers_file(cli, tiny, tmp_path):
     assert len(part) == 60 and 6 <= sum(row["language"] == "python" for row in part) <= 18, "the plan's mix: 100 of 540"
     asked = list(read_jsonl(prompts))
     assert [row["prompt"] for row in asked] == [row["prompt"] for row in rows] and "token_ids" not in asked[0]
+
+
+def test_no_token_of_the_tokenizers_own_stands_before_what_follows():
+    """Llama's tokenizer puts one before every text; the human code goes on behind its prompt."""
+
+    def tokenizer(text: str, add_special_tokens: bool = True) -> dict:
+        return {"input_ids": [1] * add_special_tokens + list(text.encode())}
+
+    (row,) = human.human_rows([{"text": "a\nb"}], tokenizer, 1)
+    assert row["prompt"] == "a\n" and row["token_ids"] == [ord("b")]
 
 
 def test_a_draft_learns_its_likelihood(cli, tiny, tmp_path):
@@ -153,7 +165,7 @@ def test_metrics_of_a_domain(tmp_path):
 
 def test_disparity_by_four_definitions(tmp_path):
     """Every language is behind the one before it: by all definitions; p = .5 adds log 2 to the cross-entropy alone."""
-    measured(tmp_path / "pair", analysis.TASKS)
+    measured(tmp_path / "pair", analysis.TASKS, prompts=8)
     found = analysis.of_pair(tmp_path / "pair")["disparity"]["base"]
     rows = list(read_jsonl(tmp_path / "pair/paired.jsonl"))[1:]
     for name in ("cross-entropy", "divergence", "overlap", "speed-up"):
@@ -165,6 +177,17 @@ def test_disparity_by_four_definitions(tmp_path):
     assert analysis.cross_entropy(rows[0], "base") - analysis.divergence(rows[0], "base") == pytest.approx(math.log(2))
     kept = rows[0]["kept"]["base"]
     assert analysis.divergence(rows[0], "base") == pytest.approx(-sum(map(math.log, kept)) / len(kept))
+
+
+def test_few_prompts_have_no_resampled_interval(tmp_path):
+    """Eight prompts have one (the test above); of seven a percentile bootstrap would be far too short."""
+    measured(tmp_path / "pair", ["python", "ocaml"], prompts=7)
+    found = analysis.of_pair(tmp_path / "pair")
+    for one in found["disparity"]["base"].values():
+        assert one["by_language"]["ocaml"]["interval"] is None and one["spread"]["interval"] is None
+    bursts = analysis.bursts_of([Bursts(2.0, 3.0, 0.5)] * 7)
+    assert bursts["length"] == {"mean": 1.5, "interval": None} and bursts["longer"]["interval"] is None
+    assert analysis.bursts_of([Bursts(2.0, 3.0, 0.5)] * 8)["length"]["interval"] == [1.5, 1.5]
 
 
 def test_a_token_that_the_draft_cannot_propose_has_no_cross_entropy(tmp_path):
@@ -190,13 +213,20 @@ def test_live_runs_stand_beside_the_plain_verifier(tmp_path):
     rows = [live_row("a", "verifier", PLAIN), live_row("a", "base", [ACCEPTS, REJECTS, REJECTS])]
     rows.append(live_row("without the verifier", "base", [REJECTS]))
     write_jsonl(file, [header, *({**row, "run_id": "one"} for row in rows)])
-    found = analysis.live(file)
+    measured(tmp_path / "pair", ["python"])
+    paired = Measured(tmp_path / "pair/paired.jsonl", PAIRED_KEYS)
+    found = analysis.live(file, paired)
     base = found["drafts"]["base"]
     assert (found["k"], found["stop_below"], base["prompts"]) == (2, 0.0, 1)
     assert base["speedup"]["mean"] == pytest.approx((5 / 6) / 1.0)
     assert base["bursts"]["length"]["mean"] == 2 and base["c"] == pytest.approx(0.25)
     alpha = (0.9 + 0.9 + 0.1 + 0.1) / 4
     assert base["independent"] == pytest.approx((1 + alpha + alpha**2) / 1.5)
+    for other in ({"max_new_tokens": 64}, {"temperature": 1.0}, {"adapters": {"base": "another"}}):
+        conditions = {**header["conditions"], **other}
+        write_jsonl(file, [{**header, "conditions": conditions}, *({**row, "run_id": "one"} for row in rows)])
+        with pytest.raises(Problem, match="live.jsonl holds rows of other"):
+            analysis.live(file, paired)
 
 
 def test_rows_without_what_is_needed_are_refused(cli, tmp_path):
@@ -254,7 +284,7 @@ def test_with_a_tuned_draft_and_live_runs(cli, tree, monkeypatch):
     file = tree / "studies/code/results/qwen-coder/live-k2/live.jsonl"
     write_jsonl(file, [header, *({**row, "run_id": "one"} for row in rows)])
     page = filled(cli, tree, drafts=("base", "human"))
-    assert re.search(r"\| Code \(all\) \| 2 \|.*\| 0.83 \(one prompt\); 1.17 \|", page), "5 tokens in 6 s, plain 6 in 6 s"
+    assert re.search(r"\| Code \(all\) \| 2 \|.*\| 0.83 \(too few prompts\); 1.17 \|", page), "5 tokens in 6 s, plain 6 in 6 s"
     assert "fine-tuning on human code did not measurably change" in page, "the two drafts are equal here"
     assert "| human | likelihood on 486 texts | Code (Py) | 3 |" in page and "Draft: human." in page
 
@@ -262,6 +292,19 @@ def test_with_a_tuned_draft_and_live_runs(cli, tree, monkeypatch):
 @pytest.mark.parametrize("values, number", [([1, 2, 3, 2], 1), ([3, 2, 1], 1), ([1, 2, 3], 1), ([2, 1, 2], 2), ([1, 1], 1)])
 def test_peaks_of_a_sequence(values, number):
     assert tables.peaks(values) == number
+
+
+@pytest.mark.parametrize(
+    "values, words",
+    [
+        ([1, 2, 3, 2], "one peak"),
+        ([3, 2, 1], "no peak, for it only falls"),
+        ([1, 2, 3], "no peak, for it only rises"),
+        ([2, 1, 2], "2 peaks"),
+    ],
+)
+def test_a_single_peak_has_two_sides(values, words):
+    assert tables.shape(values) == words
 
 
 # --- the commands, on the tiny pair -----------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from pathlib import Path
 from domains.code import GROUP
 from specdec.adapters import describe_adapter
 from specdec.comparison import LIVE_KEYS, PAIRED_KEYS, Measured, joined
-from specdec.intervals import bounds, mean_with_interval, resampled_means
+from specdec.intervals import FEWEST_TO_RESAMPLE, bounds, mean_with_interval, resampled_means
 from specdec.provenance import provenance
 from specdec.terminal import Problem, put_json, run
 from specdec.theory import (
@@ -106,17 +106,20 @@ def divergence(row: dict, draft: str) -> float:
 
 
 def bursts_of(found: list[Bursts]) -> dict:
-    """Mean length and P(longer than LONG) over all bursts of some prompts, beside the geometric distribution of that mean."""
+    """Mean length and P(longer than LONG) over all bursts of some prompts, beside the geometric distribution of that mean.
 
+    Below FEWEST_TO_RESAMPLE prompts the ratios have no interval.
+    """
     columns = [(one.number, one.rejections, one.longer) for one in found]
     number, rejections, longer = (sum(column) for column in zip(*columns, strict=True))
     if not number:
         return {"length": None, "longer": None, "geometric": None}
     means = resampled_means(columns, SEED)
     drawn = means[means[:, 0] > 0]
+    enough = len(found) >= FEWEST_TO_RESAMPLE
     return {
-        "length": {"mean": rejections / number, "interval": bounds(drawn[:, 1] / drawn[:, 0])},
-        "longer": {"mean": longer / number, "interval": bounds(drawn[:, 2] / drawn[:, 0])},
+        "length": {"mean": rejections / number, "interval": bounds(drawn[:, 1] / drawn[:, 0]) if enough else None},
+        "longer": {"mean": longer / number, "interval": bounds(drawn[:, 2] / drawn[:, 0]) if enough else None},
         "geometric": geometric_tail(rejections / number, LONG),
     }
 
@@ -187,8 +190,8 @@ def definitions(new: int, c: float) -> dict[str, tuple[Metric, bool]]:
 def disparity_of(values: dict[str, list[float]], smaller_is_better: bool) -> dict | None:
     """U(T) of each language from one value a prompt, its mean by the plan's groups, and the spread; each with its interval.
 
-    Prompts are resampled within each language, and the best language is found again in every resample. None where a value is
-    infinite.
+    Prompts are resampled within each language, and the best language is found again in every resample. Where a language has
+    fewer than FEWEST_TO_RESAMPLE prompts there are no intervals. None where a value is infinite.
     """
     if any(math.isinf(value) for numbers in values.values() for value in numbers):
         return None
@@ -198,8 +201,10 @@ def disparity_of(values: dict[str, list[float]], smaller_is_better: bool) -> dic
         disparity(dict(zip(drawn, means, strict=True)), smaller_is_better) for means in zip(*drawn.values(), strict=True)
     ]
 
+    enough = min(map(len, values.values())) >= FEWEST_TO_RESAMPLE
+
     def with_interval(statistic: Callable[[dict[str, float]], float]) -> dict:
-        return {"mean": statistic(found), "interval": bounds([statistic(one) for one in resampled])}
+        return {"mean": statistic(found), "interval": bounds([statistic(one) for one in resampled]) if enough else None}
 
     def over(members: list[str], distances: dict[str, float]) -> float:
         return sum(distances[task] for task in members) / len(members)
@@ -230,9 +235,15 @@ def disparities(rows: Prompts, draft: str, new: int, c: float) -> dict:
 # --- live -------------------------------------------------------------------------------------------------------------
 
 
-def live(file: Path) -> dict:
-    """One folder of live runs: a draft length or a bound, every draft, beside the plain verifier of the same sitting."""
+def live(file: Path, paired: Measured) -> dict:
+    """One folder of live runs: a draft length or a bound, every draft, beside the plain verifier of the same sitting.
+
+    Raises:
+        Problem: they are of other models, settings or adapters than the rows of `paired`.
+    """
     found = Measured(file, LIVE_KEYS)
+    length = {name: value for name, value in found.conditions.items() if name in ("k", "stop_below")}
+    Measured(file, LIVE_KEYS, {**paired.conditions, **length, "adapters": paired.adapters})
     plain = {(row["prompt"], row["seed"]): row for row in found.rows if row["draft"] == "verifier"}
     drafts: dict[str, dict] = {}
     for name in dict.fromkeys(row["draft"] for row in found.rows if row["draft"] != "verifier"):
@@ -312,7 +323,7 @@ def of_pair(folder: Path) -> dict:
             if name in domains
         },
         "disparity": {draft: disparities(rows, draft, new, costs[draft]) for draft in drafts},
-        "live": [live(file) for file in sorted(folder.rglob("live.jsonl"))],
+        "live": [live(file, found) for file in sorted(folder.rglob("live.jsonl"))],
     }
 
 

@@ -53,7 +53,8 @@ def human_rows(snippets: list[dict], tokenizer, seed: int) -> list[dict]:
     for snippet in snippets:
         prompt, rest = cut(snippet["text"])
         kept = {name: value for name, value in snippet.items() if name not in ("text", "in_plan")}
-        answer = {"temperature": 1.0, "top_p": 1.0, "token_ids": tokenizer(rest)["input_ids"], "probs": None, "seed": seed}
+        token_ids = tokenizer(rest, add_special_tokens=False)["input_ids"]  # what opens a text stands before the prompt
+        answer = {"temperature": 1.0, "top_p": 1.0, "token_ids": token_ids, "probs": None, "seed": seed}
         rows.append({"prompt": prompt, **kept, **answer})
     return rows
 
@@ -81,6 +82,8 @@ def main() -> None:
         "raw": True,
         "text": "human",
         "mix": args.mix,
+        "limit": args.limit,
+        "seed": args.seed,  # draws the snippets where there is a limit
         "repeat": args.repeat,
     }
     header = {"run_id": "human", **provenance(conditions)}

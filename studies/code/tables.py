@@ -67,9 +67,9 @@ def machines(*names: str) -> str:
 
 
 def plain(change: dict, digits: int = 3) -> str:
-    """`0.873 (0.841 to 0.902)`: a mean that is no change, with its interval."""
+    """`0.873 (0.841 to 0.902)`: a mean that is no change, with its interval where there are prompts enough for one."""
     if change["interval"] is None:
-        return f"{change['mean']:.{digits}f} (one prompt)"
+        return f"{change['mean']:.{digits}f} (too few prompts)"
     low, high = change["interval"]
     return f"{change['mean']:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
@@ -345,10 +345,9 @@ def third_outcome() -> str:
         speeds = {int(k): one["speedup"]["mean"] for k, one in of_domain[draft]["by_k"].items()}
         lengths = [(one["bursts"]["length"] or {"mean": 0.0})["mean"] for one in of_domain[draft]["by_k"].values()]
         best = max(speeds, key=lambda k: speeds[k])
-        shape = "one peak" if peaks(list(speeds.values())) == 1 else f"{peaks(list(speeds.values()))} peaks"
         parts.append(
-            f"on {NAMES[domain]} {shape}, at γ = {best} ({speeds[best]:.2f}×), while the mean burst goes from {lengths[0]:.2f} "
-            f"at γ = 1 to {lengths[-1]:.2f} at γ = 32"
+            f"on {NAMES[domain]} {shape(list(speeds.values()))} (the best is γ = {best}, {speeds[best]:.2f}×), while the mean "
+            f"burst goes from {lengths[0]:.2f} at γ = 1 to {lengths[-1]:.2f} at γ = 32"
         )
     if not parts:
         return f"{expected} {NOT_YET}."
@@ -357,6 +356,14 @@ def third_outcome() -> str:
         "would not depend on γ at all."
     )
     return f"{expected} with the {draft} draft, replayed, {'; '.join(parts)}. {reason}"
+
+
+def shape(values: list[float]) -> str:
+    """A single peak, as it was fixed: the values rise to one maximum and fall behind it."""
+    if values in (sorted(values), sorted(values, reverse=True)):
+        return "no peak, for it only rises" if values[-1] > values[0] else "no peak, for it only falls"
+    number = peaks(values)
+    return "one peak" if number == 1 else f"{number} peaks"
 
 
 def peaks(values: list[float]) -> int:
@@ -426,12 +433,12 @@ def draw_disparity() -> Figure:
     languages = list(need(by_language("base")))
     drafts = ["base", *([DECIDES] if by_language(DECIDES) else [])]
     for number, draft in enumerate(drafts):
-        for place, language in enumerate(languages):
+        for line, language in enumerate(languages):
             one = by_language(draft)[language]
             low, high = one["interval"] or (one["mean"], one["mean"])
-            height = place + 0.2 * number
+            height = line + 0.2 * number
             panel.plot([low, high], [height, height], color="black", linewidth=0.9)
-            panel.plot(one["mean"], height, **point(number), linestyle="", label=draft if place == 0 else None)
+            panel.plot(one["mean"], height, **point(number), linestyle="", label=draft if line == 0 else None)
     panel.set(yticks=range(len(languages)), xlabel="mean Σ min(p, q), 95% interval over prompts")
     panel.set_yticklabels(languages)
     panel.invert_yaxis()
