@@ -62,7 +62,7 @@ class NgramModel:
             raise Problem(
                 f"an answer has the token {seen[-1]}, the verifier only {rows} logits rows. Name answers of this verifier."
             )
-        column = {token: place for place, token in enumerate(seen)}
+        column = {token: number for number, token in enumerate(seen)}
         self.seen = torch.tensor(seen)
         self.unigram = torch.tensor([counts[()][token] for token in seen]) / counts[()].total()
         self.followed = {}  # context h → the columns of what followed, c(h w) / (c(h) + T(h)), T(h) / (c(h) + T(h))
@@ -103,9 +103,9 @@ class NgramModel:
         """The distribution [S] over the S tokens of the texts, after the last n − 1 tokens or fewer.
 
         Interpolated with all shorter contexts by Witten-Bell smoothing (Witten and Bell 1991, method C; as a recursion in
-        Chen and Goodman 1998, TR-10-98, section 2.5): P(w | h) = (c(h w) + T(h) P(w | h')) / (c(h) + T(h)), where h' is h
-        without its first token, c(h) how often h was followed and T(h) by how many different tokens. After a context that
-        never occurred, P(w | h) = P(w | h').
+        Chen and Goodman 1998, TR-10-98): P(w | h) = (c(h w) + T(h) P(w | h')) / (c(h) + T(h)), where h' is h without its
+        first token, c(h) how often h was followed and T(h) by how many different tokens. After a context that never
+        occurred, P(w | h) = P(w | h'). The recursion ends at relative frequencies: no token that is unseen gets anything.
         """
         probs = self.unigram
         for length in range(1, len(last) + 1):
