@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from specdec.files import write_jsonl
+from specdec.terminal import Problem
 from studies.domains import analysis, tables
 from studies.domains.analysis import all_changes, claims, fields_of, measured, opponents, scaling, square
 
@@ -94,6 +95,16 @@ def test_drafts_are_described_by_their_fields(folder):
     assert measured(folder([]).parent / "nowhere") == []
 
 
+def test_a_report_that_is_older_than_its_rows_is_refused(folder):
+    """Its tokens per pass would be of other prompts than Σ min(p, q)."""
+    results = folder(["users"])
+    report = json.loads((results / "acceptance.json").read_text())
+    del report["replayed"]["block_efficiency"]["general"]
+    (results / "acceptance.json").write_text(json.dumps(report))
+    with pytest.raises(Problem, match="acceptance.json is older than the rows of general"):
+        measured(results)
+
+
 def test_a_claim_compares_drafts_that_differ_in_its_field_alone(folder):
     arms = measured(folder(list(GAINS)))
     names = {claim: opponents(arms, claim, "biology") for claim in analysis.CLAIMS}
@@ -105,6 +116,9 @@ def test_a_claim_compares_drafts_that_differ_in_its_field_alone(folder):
     }
     assert opponents(arms, "offline over online", "at") is None
     assert opponents([{**arm, "passes": arm["answers"]} for arm in arms], "most data over least", "biology") is None
+    for field, value in {"from_adapter": "dpo", "all_weights": True, "verifier": "another", "top_p": 0.9}.items():
+        other = [{**arm, field: value} if arm["name"] == "nll" else arm for arm in arms]
+        assert opponents(other, "white-box over black-box", "biology") is None, field
     apart = [{**arm, "folder": arm["name"]} for arm in arms]
     assert opponents(apart, "offline over online", "biology") is None, "the base draft was measured under other conditions"
 

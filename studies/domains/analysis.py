@@ -23,7 +23,7 @@ from specdec.intervals import mean_with_interval, ratio_with_interval
 from specdec.models import load_tokenizer, named_model
 from specdec.provenance import provenance, read_headers
 from specdec.report import load
-from specdec.terminal import put_json, run, say
+from specdec.terminal import Problem, put_json, run, say
 
 HERE = Path("studies/domains")
 # Study 2's arms are trained on AT prompts: what they say of the claims is theirs to say here too.
@@ -41,6 +41,8 @@ DOMAINS = ("at", "biology", "function_calling", "chinese")
 # What two arms must have in common, but for the one field that a claim varies.
 FIELDS = (
     "base_model",
+    "verifier",
+    "quantization",
     "domain",
     "scenario",
     "loss",
@@ -48,9 +50,15 @@ FIELDS = (
     "answers",
     "passes",
     "temperature",
+    "top_p",
+    "max_new_tokens",
+    "all_weights",
     "lora_r",
+    "lora_alpha",
     "keep_rank",
+    "from_adapter",
     "learning_rate",
+    "warmup",
     "batch_size",
     "seed",
 )
@@ -70,6 +78,9 @@ def measured(folder: Path) -> list[dict]:
 
     Each has FIELDS, `folder` and `name`, `overlap` (test domain → prompt → base's and its own Σ min(p, q)) and `passes_at_k`
     (test domain → base's and its own tokens per pass).
+
+    Raises:
+        Problem: prompts of a domain were measured after the report was made.
     """
     if not (folder / "acceptance.json").exists():
         return []
@@ -85,6 +96,10 @@ def measured(folder: Path) -> list[dict]:
                 pair = (row["overlap"]["base"], row["overlap"][name])
                 overlap.setdefault(domain_of(row), {})[row["prompt"]] = pair
         means = {group: one["means"] for group, one in report["replayed"]["block_efficiency"].items()}
+        if missing := sorted(overlap.keys() - means.keys()):
+            raise Problem(
+                f"{folder}/acceptance.json is older than the rows of {missing[0]}. Run evaluate_acceptance.py report."
+            )
         overlap = {domain: prompts for domain, prompts in overlap.items() if name in means[domain]}  # measured on all of them
         tokens = {domain: (means[domain]["base"], means[domain][name]) for domain in overlap}
         arms.append({**fields_of(settings), "folder": str(folder), "name": name, "overlap": overlap, "passes_at_k": tokens})
