@@ -56,12 +56,11 @@ def measure(engine: Engine, drafter, plain_model, prompts: list[str], args) -> I
 
     for prompt in tqdm(prompts, desc="prompts"):
         settings = Settings(max_new_tokens=args.max_new_tokens)
-        row = {
-            "prompt": prompt,
-            "generate": generate_speed(plain_model, engine, prompt, settings, args.seed),
-            "generate_packed": generate_speed(engine.verifier.model, engine, prompt, settings, args.seed),
-            "ours": _run(engine, prompt, settings, args.seed),
-        }
+        row = {"prompt": prompt, "generate": None, "generate_packed": None}
+        if plain_model:
+            row["generate"] = generate_speed(plain_model, engine, prompt, settings, args.seed)
+            row["generate_packed"] = generate_speed(engine.verifier.model, engine, prompt, settings, args.seed)
+        row["ours"] = _run(engine, prompt, settings, args.seed)
         for k in args.k:
             row[f"K={k}"] = _run(engine, prompt, Settings(k=k, max_new_tokens=args.max_new_tokens), args.seed, drafter)
         yield row
@@ -112,15 +111,19 @@ def summarize_rows(rows: list[dict], ks: list[int], costs: dict) -> dict:
     """Medians over prompts; ratios are medians of the paired ratios, prompt by prompt."""
 
     def median(values):
-        return statistics.median(list(values))
+        known = [value for value in values if value is not None]
+        return statistics.median(known) if known else None
+
+    def over(row, name, peer):
+        return row[name]["tokens_per_second"] / row[peer] if row[peer] else None
 
     c = costs["draft"] / costs["verifier"]
     summary = {
         "generate": median(row["generate"] for row in rows),
         "generate_packed": median(row["generate_packed"] for row in rows),
         "ours": median(row["ours"]["tokens_per_second"] for row in rows),
-        "ours_over_generate": median(row["ours"]["tokens_per_second"] / row["generate"] for row in rows),
-        "ours_over_generate_packed": median(row["ours"]["tokens_per_second"] / row["generate_packed"] for row in rows),
+        "ours_over_generate": median(over(row, "ours", "generate") for row in rows),
+        "ours_over_generate_packed": median(over(row, "ours", "generate_packed") for row in rows),
         "seconds_per_step": costs,
         "c": c,
         "by_k": [],
@@ -135,13 +138,17 @@ def summarize_rows(rows: list[dict], ks: list[int], costs: dict) -> dict:
             {
                 "k": k,
                 "tokens_per_second": median(result["tokens_per_second"] for result in runs),
-                "over_generate": median(row[f"K={k}"]["tokens_per_second"] / row["generate"] for row in rows),
+                "over_generate": median(over(row, f"K={k}", "generate") for row in rows),
                 "over_ours": median(row[f"K={k}"]["tokens_per_second"] / row["ours"]["tokens_per_second"] for row in rows),
                 "acceptance_rate": sum(result["accepted"] for result in runs) / drafted if drafted else 0.0,
                 "expected_acceptance": alpha,
                 "block_efficiency": tau,
                 "predicted_from_alpha": speedup(tokens_per_block(alpha, k), k, c),
                 "predicted_from_blocks": speedup(tau, k, c),
+                "seconds_per_block": {
+                    part: sum(result[f"{part}_seconds"] for result in runs) / sum(result["blocks"] for result in runs)
+                    for part in ("draft", "verify", "other")
+                },
                 "overhead_share": sum(result["other_seconds"] for result in runs) / sum(result["seconds"] for result in runs),
             }
         )
@@ -178,24 +185,26 @@ def llama_cpp(file: Path, prompts: list[str], args) -> float | None:
     return statistics.median(speeds)
 
 
+def written(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
 def print_summary(summary: dict) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
     for name in ("", "tokens/s", "× generate", "× ours", "α", "Σmin", "tokens/block", "predicted (α)", "predicted (blocks)"):
         table.add_column(name, justify="left" if not name else "right")
-    table.add_row("generate", f"{summary['generate']:.2f}", "1.00")
-    table.add_row(
-        "generate, packed linears",
-        f"{summary['generate_packed']:.2f}",
-        f"{summary['generate_packed'] / summary['generate']:.2f}",
-    )
-    table.add_row("ours, no draft", f"{summary['ours']:.2f}", f"{summary['ours_over_generate']:.2f}", "1.00")
+    if summary["generate"]:
+        table.add_row("generate", f"{summary['generate']:.2f}", "1.00")
+        packed = summary["generate_packed"]
+        table.add_row("generate, packed linears", f"{packed:.2f}", f"{packed / summary['generate']:.2f}")
+    table.add_row("ours, no draft", f"{summary['ours']:.2f}", written(summary["ours_over_generate"]), "1.00")
     for row in summary["by_k"]:
         table.add_row(
             f"ours, K={row['k']}",
             *(
-                f"{row[key]:.2f}"
+                written(row[key])
                 for key in (
                     "tokens_per_second",
                     "over_generate",
@@ -220,6 +229,7 @@ def main() -> None:
     parser.add_argument("--prompts", nargs="+", default=["domains/study0.jsonl"], metavar="FILE")
     parser.add_argument("--k", type=positive_int, nargs="+", default=range(1, 9), help="draft lengths (default 1 to 8)")
     parser.add_argument("--max-new-tokens", type=int, default=64, help="(default 64)")
+    parser.add_argument("--limit", type=positive_int, metavar="N", help="only the first N prompts")
     parser.add_argument("--llama-cpp", type=Path, metavar="FILE", help="the verifier's GGUF file, for llama.cpp's row")
     parser.add_argument("--skip-same-vocabulary", action="store_true")
     parser.add_argument("--json", metavar="FILE", help="write everything as JSON to FILE, or - for stdout")
@@ -231,6 +241,7 @@ def main() -> None:
         raise Problem(f"no GGUF file at {args.llama_cpp}. Name the verifier's by --llama-cpp.")
     check_outputs(args.json, inputs=args.prompts)
     prompts = [row["prompt"] for file in args.prompts for row in read_jsonl(file, required=("prompt",))]
+    prompts = prompts[: args.limit]
     if not prompts:
         raise Problem(f'{" ".join(args.prompts)} holds no prompt. Give a file with one {{"prompt": …}} a line.')
     pair = choose_pair(args)
@@ -246,9 +257,17 @@ def main() -> None:
         "verifier": step_seconds(engine.verifier),
         "verifier_of_5": step_seconds(engine.verifier, width=5),
     }
-    plain_model = load_model(pair.verifier, pair.quantization)
-    use_plain_sampling(plain_model)
-    conditions = {"temperature": 0.7, "max_new_tokens": args.max_new_tokens, "seed": args.seed, "prompts": len(prompts)}
+    plain_model = None
+    if pair.backend == "transformers":
+        plain_model = load_model(pair.verifier, pair.quantization)
+        use_plain_sampling(plain_model)
+    conditions = {
+        "backend": pair.backend,
+        "temperature": 0.7,
+        "max_new_tokens": args.max_new_tokens,
+        "seed": args.seed,
+        "prompts": len(prompts),
+    }
     result: dict = {"pair": pair.name, **provenance(conditions), "summary": None, "peak_memory_bytes": peak, "rows": []}
     result |= {"same_vocabulary": None, "llama_cpp": None, "interrupted": True}
     try:

@@ -1,0 +1,152 @@
+"""The int8 backend: near the float32 model, the same bits whatever the block, exact in texts; and controls that must fail."""
+
+import pytest
+import torch
+from conftest import small_model
+from test_exactness import Case, agreement, settings
+
+from specdec.engine import Engine
+from specdec.int8 import Int8Model, PackedLinear
+from specdec.models import Model, Pair
+from specdec.terminal import Problem
+from speculative_decode import Drafter, decode, prefill
+
+
+@pytest.fixture(autouse=True)
+def no_gradients():
+    with torch.inference_mode():
+        yield
+
+
+def on_the_grid(architecture: str, **changes):
+    """A random model whose matrices int8 holds exactly: what differs then comes from the activations."""
+    model = small_model(architecture, **{"sliding_window": None} | changes)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            scale = module.weight.abs().amax(1, keepdim=True) / 127
+            module.weight.copy_((module.weight / scale).round() * scale)
+            if module.bias is not None:
+                module.bias.normal_()
+    return model
+
+
+def overlap(logits, others) -> float:
+    return float(torch.minimum(logits.softmax(-1), others.softmax(-1)).sum(-1).mean())
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2"])
+@pytest.mark.parametrize("parts, least", [(1, 0.9), (2, 0.999)])
+def test_logits_are_those_of_transformers(architecture, parts, least):
+    model, ids = on_the_grid(architecture), torch.randint(0, 64, (300,), generator=torch.Generator().manual_seed(0))
+    expected = model(ids[None, :128]).logits[0]
+    ours = Int8Model(model, range(64), parts=parts)
+    assert overlap(ours.feed(ids[:128].tolist(), keep=128), expected) > least
+
+
+def test_a_block_is_single_tokens_to_the_bit():
+    """Also across the pieces of a long prompt, the growth of the cache, and a drop."""
+    model = Int8Model(small_model("qwen2", sliding_window=None, max_position_embeddings=512), range(64))
+    ids = torch.randint(0, 64, (300,), generator=torch.Generator().manual_seed(0)).tolist()
+    singles = torch.cat([model.feed([id]) for id in ids])
+    model.start()
+    assert model.feed(ids, keep=300).equal(singles)
+    for width in (2, 3, 5, 9):
+        model.drop(width)
+        assert model.feed([7] * width, keep=width).shape == (width, 64)
+        model.drop(width)
+        assert model.feed(ids[-width:], keep=width).equal(singles[-width:])
+
+
+def test_rows_that_are_never_sampled_are_minus_infinity():
+    model = Int8Model(small_model("llama", sliding_window=None), [5, 9, 12])
+    logits = model.feed([1, 2])
+    assert logits[0, [5, 9, 12]].isfinite().all() and int(logits.isfinite().sum()) == 3
+
+
+@pytest.mark.parametrize(
+    "architecture, changes, part",
+    [
+        ("phi3", {}, "its architecture, phi3"),
+        ("llama", {"hidden_act": "gelu"}, "its activation, gelu"),
+        ("qwen2", {"use_sliding_window": True, "max_window_layers": 1, "sliding_window": 5}, "sliding_attention"),
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}, "its dynamic positions"),
+    ],
+)
+def test_a_model_that_cannot_run_names_the_part(architecture, changes, part):
+    with pytest.raises(Problem, match=part) as refused:
+        Int8Model(small_model(architecture, **{"sliding_window": None} | changes), range(64))
+    assert "\n" not in str(refused.value) and "--backend transformers" in str(refused.value)
+
+
+def test_other_bad_models(monkeypatch):
+    with pytest.raises(Problem, match="id 64, the model only 64"):
+        Int8Model(small_model("llama", sliding_window=None), range(65))
+    for name in ("lm_head.weight", "model.embed_tokens.weight", "model.layers.0.mlp.down_proj.weight"):
+        model = small_model("llama", sliding_window=None)
+        model.get_parameter(name).data[0, 0] = float("nan")
+        with pytest.raises(Problem, match="not finite"):
+            Int8Model(model, range(64))
+    model = small_model("llama", sliding_window=None)
+    model.model.norm.weight.data[0] = float("nan")
+    with pytest.raises(Problem, match="not numbers"):
+        Int8Model(model, range(64))
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    with pytest.raises(Problem, match="x86 with AVX2"):
+        Int8Model(small_model("llama", sliding_window=None), range(64))
+
+
+@pytest.mark.parametrize("verifier", ["verifier", "overlapping"])
+def test_the_engine_loads_both_models(tiny, verifier):
+    engine = Engine(Pair("custom", Model(tiny.draft), Model(getattr(tiny, verifier)), backend="int8"))
+    draft, state = engine.load_draft()
+    assert isinstance(engine.verifier, Int8Model) and isinstance(draft, Int8Model) and state == "none"
+    assert draft.rows.tolist() == sorted(engine.shared.draft_ids), "only tokens that can be proposed"
+    with pytest.raises(Problem, match="transformers' own model"):
+        engine.verifier.model.generate()
+
+
+# --- texts ------------------------------------------------------------------------------------------------------------
+
+
+class Int8Case(Case):
+    """Two models of four tokens; one token's states are far larger than the others', as real models have them."""
+
+    def __init__(self):
+        super().__init__()
+        models = [small_model("llama", vocab_size=4, sliding_window=None, num_hidden_layers=layers) for layers in (2, 1)]
+        models[0].model.embed_tokens.weight[1] = torch.eye(32)[0]
+        for layer in models[0].model.layers:
+            layer.mlp.down_proj.weight.mul_(3)
+            layer.mlp.up_proj.weight[:, 0] *= 100
+        self.int8_verifier, self.int8_draft = (Int8Model(model, range(4), parts=1) for model in models)
+        self.verifier_model = self  # whose logits are enumerated
+
+    def logits(self, history):
+        self.int8_verifier.start()
+        return [self.int8_verifier.feed([token]) for token in history][-1][0]
+
+    def run(self, settings, stop=frozenset(), seed=0, samples=400):
+        drafter = Drafter(self.int8_draft, self.shared, 4)
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(samples):
+            prefill(self.int8_verifier, self.prompt, drafter, self.prompt)
+            yield list(decode(self.int8_verifier, self.prompt[-1], settings, stop, generator, drafter))
+
+
+def one_scale_a_batch(layer, states):
+    """PackedLinear with the scale that FBGEMM would choose by itself: one for all tokens of the pass."""
+    largest = states.abs().amax().clamp(min=1e-20)
+    padded = torch.nn.functional.pad(states / largest, (0, 2))
+    return layer.product(padded) * largest + (0 if layer.bias is None else layer.bias)
+
+
+def test_texts_are_the_verifiers():
+    assert agreement(Int8Case(), settings(3)) > 1e-3
+
+
+def test_one_scale_a_batch_is_caught(monkeypatch):
+    case = Int8Case()
+    monkeypatch.setattr(PackedLinear, "__call__", one_scale_a_batch)
+    assert agreement(case, settings(3)) < 1e-3
+    with pytest.raises(Problem, match="the text would depend on K"):
+        Int8Model(small_model("llama", sliding_window=None), range(64))
