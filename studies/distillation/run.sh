@@ -4,23 +4,38 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 results=studies/distillation/results
 arms=studies/distillation/drafts
-answers=studies/distillation/answers
+at=studies/distillation/answers/at.jsonl
+general=studies/distillation/answers/general.jsonl
+train() { # trains what is not trained yet
+  [ -e "$1/metrics.json" ] || python train_distill.py --output-dir "$1" --answers $at "${@:2}"
+}
 
 # --- what the verifier writes (13 s an answer alone on the machine) ---
-python generate_answers.py --prompts dpo_clean.jsonl --limit 176 --top-probs 128 --output $answers/at.jsonl
-python generate_answers.py --prompts domains/general_train.jsonl --limit 96 --top-probs 128 --output $answers/general.jsonl
+python generate_answers.py --prompts dpo_clean.jsonl --limit 96 --top-probs 128 --output $at
+python generate_answers.py --prompts domains/general_train.jsonl --limit 64 --top-probs 128 --output $general
 
-# --- the draft of the test that decides (20 minutes); it was trained when at.jsonl held its first 96 answers, and its
-# weights, 78 MB like those of every draft below, are not in the repository ---
-head -n 97 $answers/at.jsonl > $answers/first.jsonl
-python train_distill.py --answers $answers/first.jsonl --loss kl --passes 2 --batch-size 8 --learning-rate 3e-4 --eval-steps 11 \
-  --output-dir adapters/kl
+# --- the draft of the test that decides (20 minutes); weights, 78 MB, are kept of the draft that ships alone ---
+train adapters/kl --loss kl --passes 2 --batch-size 8 --learning-rate 3e-4 --eval-steps 11
 
-# --- learning rate and batch (4 minutes each), then ten losses at one budget (4 minutes each) ---
-python train_distill.py --answers $answers/first.jsonl --limit 64 --loss kl --learning-rate 3e-4 --output-dir $arms/kl
-python train_distill.py --answers $answers/first.jsonl --limit 64 --loss kl --batch-size 2 --output-dir $arms/kl_1e-3_b2
-python train_distill.py --answers $answers/first.jsonl --limit 64 --loss kl --learning-rate 2e-3 --output-dir $arms/kl_2e-3
-python train_distill.py --answers $answers/first.jsonl --limit 64 --loss kl --output-dir $arms/kl_1e-3
-for loss in tvd nll lk_lambda lk_alpha tvdpp_position reverse_kl js tvdpp_sampled tvdpp; do
-  python train_distill.py --answers $answers/first.jsonl --limit 64 --loss $loss --output-dir $arms/$loss
+# --- learning rate and batch, then losses at one budget (4 minutes each) ---
+train $arms/kl --loss kl --limit 64 --eval-steps 8 --learning-rate 3e-4
+train $arms/kl_2e-3 --loss kl --limit 64 --eval-steps 8 --learning-rate 2e-3
+train $arms/kl_1e-3_b2 --loss kl --limit 64 --eval-steps 8 --batch-size 2
+train $arms/kl_1e-3 --loss kl --limit 64 --eval-steps 4
+for loss in tvd nll lk_lambda lk_alpha tvdpp_position tvdpp tvdpp_sampled reverse_kl js; do
+  train $arms/$loss --loss $loss --limit 64 --eval-steps 8
 done
+
+# --- the draft that ships: the best loss on AT and general answers (15 minutes) ---
+train adapters/distilled $general --loss tvdpp_position --passes 2 --eval-steps 12 --keep-rank 64
+
+# --- what they do to acceptance, on study 0's stored answers (25 minutes) ---
+paired() {
+  python evaluate_acceptance.py paired --results-dir $results --answers studies/preference/results/answers.jsonl --per-type 8 "$@"
+}
+paired --prompts domains/at.jsonl domains/general.jsonl --drafts base dpo=final_adapter kl=adapters/kl distilled=adapters/distilled
+paired --prompts domains/general.jsonl --drafts base tvdpp_position=$arms/tvdpp_position trigram=$at
+paired --prompts domains/at.jsonl --drafts base kl_1e-3=$arms/kl_1e-3 tvd=$arms/tvd nll=$arms/nll lk_lambda=$arms/lk_lambda \
+  lk_alpha=$arms/lk_alpha tvdpp_position=$arms/tvdpp_position trigram=$at
+python evaluate_acceptance.py report --results-dir $results
+python -m studies.distillation.tables
