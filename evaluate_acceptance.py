@@ -380,6 +380,8 @@ def main() -> None:
     read_settings(args)
     if args.step != "paired" and Share(args.results_dir).world > 1:
         raise Problem(f"{args.step} runs in one process; only paired shares its work. Start it without a launcher.")
+    if args.step != "live" and args.stop_below:
+        raise Problem(f"--stop-below is for live: {args.step} knows drafts of K tokens alone. Give live another --results-dir.")
     args.answers = args.answers or args.results_dir / "answers.jsonl"
     check_outputs(*(args.results_dir / name for name in ("paired.jsonl", "live.jsonl", "acceptance.json")))
     {"paired": paired, "live": live, "report": report}[args.step](args)

@@ -394,6 +394,12 @@ def test_what_takes_times_refuses_a_launcher(steps, monkeypatch):
     assert Share(Path("rows.jsonl")).of(list("abcde")) == ["b", "d"]
 
 
+def test_a_draft_that_ends_when_unsure_is_for_live_alone(steps):
+    """`paired` would leave the option out without a word, and `report` compare such runs with drafts of K tokens."""
+    for step in ("paired", "report"):
+        assert "--stop-below is for live" in last_line(steps(step, "--stop-below", 0.4))
+
+
 # --- never numbers of other conditions --------------------------------------------------------------------------------
 
 
