@@ -11,8 +11,8 @@ White-box losses read the verifier's probabilities; `nll` is the black-box one, 
 their gradients are in specdec/losses.py. Across two vocabularies the draft learns at aligned positions, over shared tokens.
 
     python generate_answers.py --prompts dpo_clean.jsonl --limit 384 --top-probs 128 --output answers.jsonl
-    python train_distill.py --answers answers.jsonl --loss kl --output-dir adapters/kl
-    python train_distill.py --answers answers.jsonl --loss kl --output-dir adapters/kl --resume
+    python train_distill.py --answers answers.jsonl --output-dir adapters/mine
+    python train_distill.py --answers answers.jsonl --output-dir adapters/mine --resume
 """
 
 from __future__ import annotations
@@ -331,7 +331,10 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--answers", type=Path, nargs="+", required=True, metavar="FILE", help="of generate_answers.py")
     parser.add_argument(
-        "--loss", choices=sorted(LOSSES), default="kl", help="(default kl); nll is black-box: it reads text alone"
+        "--loss",
+        choices=sorted(LOSSES),
+        default="tvdpp_position",
+        help="(default tvdpp_position); nll is black-box: it reads text alone",
     )
     parser.add_argument(
         "--data", choices=("offline", "online", "mixed"), default="offline", help="whose text (default offline)"

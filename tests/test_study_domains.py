@@ -17,7 +17,7 @@ SETTINGS = {
     "base_model": "HuggingFaceTB/SmolLM2-135M-Instruct",
     "domain": ["biology"],
     "source": ["written"],
-    "loss": "kl",
+    "loss": analysis.LOSS,
     "data": "offline",
     "answers": 40,
     "answers_sha256": "0" * 64,

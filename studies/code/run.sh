@@ -40,7 +40,7 @@ python generate_answers.py $answers --pair qwen-coder --top-probs 128 --prompts 
 for name in human human-balanced human-worst; do
   python train_distill.py --pair qwen-coder --loss nll --answers $texts/$name.jsonl --output-dir studies/code/drafts/$name
 done
-python train_distill.py --pair qwen-coder --loss kl --answers $texts/distilled.jsonl --output-dir studies/code/drafts/distilled
+python train_distill.py --pair qwen-coder --loss tvdpp_position --answers $texts/distilled.jsonl --output-dir studies/code/drafts/distilled
 
 # --- what they do to acceptance (4 hours), and live by draft length on 20 prompts (80 minutes a length) ---
 python evaluate_acceptance.py paired $family --prompts $results/prompts.jsonl --drafts base human=studies/code/drafts/human \

@@ -28,7 +28,7 @@ from specdec.terminal import Problem, put_json, run, say
 HERE = Path("studies/domains")
 # Study 2's arms are trained on AT prompts: what they say of the claims is theirs to say here too.
 FOLDERS = (HERE / "results", HERE / "results/same_family", Path("studies/distillation/results"))
-LOSS = "kl"  # the white-box loss of this study's arms
+LOSS = "tvdpp_position"  # the white-box loss of this study's arms
 SCENARIOS = {  # the source of a training prompt → the scenario of the paper
     "pairs": "I",
     "written": "I",

@@ -24,12 +24,12 @@ python generate_answers.py --prompts domains/biology_users.jsonl --limit 48 --to
 python generate_answers.py --prompts domains/biology_test.jsonl --limit 16 --output $answers/test.jsonl
 python generate_answers.py --prompts domains/general.jsonl --limit 16 --output $answers/test.jsonl
 # the drafts: 20 steps of 4 answers (4 minutes each)
-distill biology_users --answers $answers/biology_users.jsonl --limit 40 --loss kl
+distill biology_users --answers $answers/biology_users.jsonl --limit 40 --loss tvdpp_position
 distill biology_users_nll --answers $answers/biology_users.jsonl --limit 40 --loss nll
 # the verifier's own queries, and its answers to them (5 + 7 minutes, 4 for the draft)
 python generate_queries.py --domain biology --draws 96 --output $queries/biology.jsonl --json $results/queries_biology.json
 python generate_answers.py --prompts $queries/biology.jsonl --limit 48 --top-probs 128 --output $answers/biology_synthetic.jsonl
-distill biology_synthetic --answers $answers/biology_synthetic.jsonl --limit 40 --loss kl
+distill biology_synthetic --answers $answers/biology_synthetic.jsonl --limit 40 --loss tvdpp_position
 # 32 texts, four drafts (7 minutes)
 python evaluate_acceptance.py paired --results-dir $results --answers $answers/test.jsonl \
   --prompts domains/biology_test.jsonl domains/general.jsonl --drafts base biology_users=$drafts/biology_users \
@@ -43,7 +43,7 @@ python generate_answers.py --prompts domains/function_calling_users.jsonl --limi
   --output $answers/function_calling_users.jsonl
 python generate_answers.py --prompts domains/function_calling_test.jsonl --limit 12 --batch-size 4 --output $answers/test.jsonl
 # 10 steps of 30 s (5 minutes each)
-distill function_calling_users --answers $answers/function_calling_users.jsonl --limit 20 --loss kl
+distill function_calling_users --answers $answers/function_calling_users.jsonl --limit 20 --loss tvdpp_position
 distill function_calling_users_nll --answers $answers/function_calling_users.jsonl --limit 20 --loss nll
 # the new drafts on all texts, the old ones on the new texts (13 minutes)
 tests="domains/biology_test.jsonl domains/function_calling_test.jsonl domains/general.jsonl domains/at.jsonl"
@@ -58,28 +58,28 @@ if [ "$last" -le 2 ]; then exit; fi
 # AT: study 0's prompts (7 + 3 minutes for texts, 30 for drafts) and the verifier's own AT queries (16 minutes)
 python generate_answers.py --prompts dpo_clean.jsonl --limit 48 --top-probs 128 --output $answers/at_pairs.jsonl
 python generate_answers.py --prompts domains/at.jsonl --limit 16 --output $answers/test.jsonl
-distill at_pairs --answers $answers/at_pairs.jsonl --limit 40 --loss kl
+distill at_pairs --answers $answers/at_pairs.jsonl --limit 40 --loss tvdpp_position
 distill at_pairs_nll --answers $answers/at_pairs.jsonl --limit 40 --loss nll
-distill at_pairs_online --answers $answers/at_pairs.jsonl --limit 40 --loss kl --data online
+distill at_pairs_online --answers $answers/at_pairs.jsonl --limit 40 --loss tvdpp_position --data online
 python generate_queries.py --domain at --draws 96 --output $queries/at.jsonl --json $results/queries_at.json
 python generate_answers.py --prompts $queries/at.jsonl --limit 48 --top-probs 128 --output $answers/at_synthetic.jsonl
-distill at_synthetic --answers $answers/at_synthetic.jsonl --limit 40 --loss kl
+distill at_synthetic --answers $answers/at_synthetic.jsonl --limit 40 --loss tvdpp_position
 # biology: curated queries, the draft's own text (7 + 4 + 22 minutes)
 python generate_answers.py --prompts domains/biology_exam.jsonl --limit 48 --top-probs 128 --output $answers/biology_exam.jsonl
-distill biology_exam --answers $answers/biology_exam.jsonl --limit 40 --loss kl
-distill biology_users_online --answers $answers/biology_users.jsonl --limit 40 --loss kl --data online
+distill biology_exam --answers $answers/biology_exam.jsonl --limit 40 --loss tvdpp_position
+distill biology_users_online --answers $answers/biology_users.jsonl --limit 40 --loss tvdpp_position --data online
 # function calling: curated queries, synthetic ones with the users' tools, the draft's own text (7 + 25 + 11 + 30 minutes)
 python generate_answers.py --prompts domains/function_calling_curated.jsonl --limit 24 --top-probs 128 --batch-size 4 \
   --output $answers/function_calling_curated.jsonl
-distill function_calling_curated --answers $answers/function_calling_curated.jsonl --limit 20 --loss kl
+distill function_calling_curated --answers $answers/function_calling_curated.jsonl --limit 20 --loss tvdpp_position
 python generate_queries.py --domain function_calling --draws 48 --batch-size 4 --output $queries/function_calling.jsonl \
   --json $results/queries_function_calling.json
 python generate_answers.py --prompts $queries/function_calling.jsonl --limit 24 --top-probs 128 --batch-size 4 \
   --output $answers/function_calling_synthetic.jsonl
-distill function_calling_synthetic --answers $answers/function_calling_synthetic.jsonl --limit 20 --loss kl
-distill function_calling_users_online --answers $answers/function_calling_users.jsonl --limit 20 --loss kl --data online
+distill function_calling_synthetic --answers $answers/function_calling_synthetic.jsonl --limit 20 --loss tvdpp_position
+distill function_calling_users_online --answers $answers/function_calling_users.jsonl --limit 20 --loss tvdpp_position --data online
 # one draft on all three (12 minutes)
-distill mixed --answers $answers/biology_users.jsonl $answers/function_calling_users.jsonl $answers/at_pairs.jsonl --loss kl
+distill mixed --answers $answers/biology_users.jsonl $answers/function_calling_users.jsonl $answers/at_pairs.jsonl --loss tvdpp_position
 # every draft on every test set (60 minutes)
 for draft in $drafts/*/; do
   name=$(basename "$draft")
@@ -94,8 +94,8 @@ python generate_answers.py --prompts domains/biology_users.jsonl --limit 560 --t
 python generate_answers.py --prompts domains/function_calling_users.jsonl --limit 560 --top-probs 128 --batch-size 4 \
   --output $answers/function_calling_users.jsonl
 for size in 125 250 500; do
-  distill biology_users_$size --answers $answers/biology_users.jsonl --limit $size --loss kl
-  distill function_calling_users_$size --answers $answers/function_calling_users.jsonl --limit $size --loss kl
+  distill biology_users_$size --answers $answers/biology_users.jsonl --limit $size --loss tvdpp_position
+  distill function_calling_users_$size --answers $answers/function_calling_users.jsonl --limit $size --loss tvdpp_position
   measured="$measured biology_users_$size=$drafts/biology_users_$size"
   measured="$measured function_calling_users_$size=$drafts/function_calling_users_$size"
 done
@@ -109,7 +109,7 @@ python evaluate_acceptance.py paired --results-dir $results --answers $answers/t
   --drafts base
 # the same-family pair, whose vocabulary is whole (answers 7 minutes, 20 steps of 50 s, measured 10 minutes)
 python generate_answers.py --prompts domains/chinese_train.jsonl --limit 48 --top-probs 128 --output $answers/chinese_users.jsonl
-distill chinese_users --pair qwen-coder --answers $answers/chinese_users.jsonl --limit 40 --loss kl
+distill chinese_users --pair qwen-coder --answers $answers/chinese_users.jsonl --limit 40 --loss tvdpp_position
 python evaluate_acceptance.py paired --pair qwen-coder --results-dir $results/same_family --answers $answers/test.jsonl \
   --prompts domains/chinese_test.jsonl domains/general.jsonl --drafts base chinese_users=$drafts/chinese_users
 python evaluate_acceptance.py report --results-dir $results/same_family
