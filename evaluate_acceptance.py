@@ -28,7 +28,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from specdec.adapters import adapter_digest, describe_adapter, discover_adapters
+from specdec.adapters import adapter_digest, describe_measured, discover_adapters
 from specdec.alignment import draft_probs, overlap_and_kept, verifier_probs
 from specdec.answers import answers_to, digest_of, prompt_ids, read_answers
 from specdec.comparison import (
@@ -299,7 +299,7 @@ def report(args: argparse.Namespace) -> None:
     result = {
         **provenance({**found.conditions, "k": args.k, "seed": args.seed, "resamples": RESAMPLES}),
         "measured": {"paired": found.environments(), "live": measured_live.environments()},
-        "drafts": {name: described(path, found.adapters[name]) for name, path in found.drafts.items()},
+        "drafts": {name: describe_measured(path, found.adapters[name]) for name, path in found.drafts.items()},
         "adapters": found.adapters,
         "parameters": counts,
         "paired": compare_drafts([(row, row["overlap"]) for row in rows], args.seed),
@@ -320,18 +320,6 @@ def report(args: argparse.Namespace) -> None:
         )
     put_json(result, str(args.results_dir / "acceptance.json"))
     print_changes(result["paired"])
-
-
-def described(path: str | None, digest: str | None) -> dict | None:
-    """The settings of a draft's training; its path alone where another adapter lies there now. None for the base draft."""
-    if path is None:
-        return None
-    table = table_of(path)
-    file = table[0] if table else Path(path) / "adapter_model.safetensors"
-    if file.exists() and adapter_digest(path) != digest:
-        say(f"the adapter at {path} is another one than was measured, so the report does not describe it")
-        return {"path": path}
-    return describe_adapter(path)
 
 
 def print_changes(groups: dict) -> None:

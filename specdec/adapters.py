@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specdec.ngram import table_digest, table_of
-from specdec.terminal import Problem
+from specdec.terminal import Problem, say
 
 if TYPE_CHECKING:
     import torch
@@ -41,6 +41,22 @@ def describe_adapter(path: str | Path) -> dict:
     except (OSError, ValueError, KeyError, TypeError) as reason:
         raise Problem(f"{file} cannot be read ({reason}). Restore it, or train the adapter again.") from None
     return {"path": str(path), **settings}
+
+
+def describe_measured(path: str | None, digest: str | None) -> dict | None:
+    """`describe_adapter` of a draft that was measured; its path alone where another adapter lies there now. None for base.
+
+    Args:
+        digest: `adapter_digest` when it was measured. Where its weights are not here (an arm of a study) it is not compared.
+    """
+    if path is None:
+        return None
+    table = table_of(path)
+    file = table[0] if table else Path(path) / "adapter_model.safetensors"
+    if file.exists() and adapter_digest(path) != digest:
+        say(f"the adapter at {path} is another one than was measured, so it is not described")
+        return {"path": path}
+    return describe_adapter(path)
 
 
 def discover_adapters(draft_id: str, root: Path = Path()) -> dict[str, str]:

@@ -229,6 +229,18 @@ def test_live_runs_stand_beside_the_plain_verifier(tmp_path):
             analysis.live(file, paired)
 
 
+def test_a_draft_that_was_trained_again_is_not_described(tmp_path, monkeypatch, capsys):
+    """Its rows are those of the draft before."""
+    monkeypatch.chdir(tmp_path)
+    measured(tmp_path / "pair", ["python"], drafts=("base", "human"))
+    (tmp_path / "nowhere").mkdir()
+    (tmp_path / "nowhere/metrics.json").write_text('{"settings": {"loss": "nll"}}')
+    assert analysis.of_pair(tmp_path / "pair")["drafts"]["human"] == {"path": "nowhere", "loss": "nll"}
+    (tmp_path / "nowhere/adapter_model.safetensors").write_bytes(b"another")
+    assert analysis.of_pair(tmp_path / "pair")["drafts"]["human"] == {"path": "nowhere"}
+    assert "is another one than was measured" in capsys.readouterr().err
+
+
 def test_rows_without_what_is_needed_are_refused(cli, tmp_path):
     status, _, err = cli(analysis, "--results-dir", tmp_path)
     assert status == 1 and "Run evaluate_acceptance.py paired first" in err
@@ -277,7 +289,7 @@ def test_the_foreign_pair_alone(cli, tree):
 
 
 def test_with_a_tuned_draft_and_live_runs(cli, tree, monkeypatch):
-    monkeypatch.setattr(analysis, "describe", lambda path: path and {"loss": "nll", "answers": 486})
+    monkeypatch.setattr(analysis, "describe_measured", lambda path, digest: path and {"loss": "nll", "answers": 486})
     rows = [live_row("a", "verifier", PLAIN), live_row("a", "human", [ACCEPTS, REJECTS, REJECTS])]
     header = {**HEADER, "conditions": {**HEADER["conditions"], "k": 2}}
     (tree / "studies/code/results/qwen-coder/live-k2").mkdir(parents=True)

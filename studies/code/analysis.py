@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from domains.code import GROUP
-from specdec.adapters import describe_adapter
+from specdec.adapters import describe_measured
 from specdec.comparison import LIVE_KEYS, PAIRED_KEYS, Measured, joined
 from specdec.intervals import FEWEST_TO_RESAMPLE, bounds, mean_with_interval, resampled_means
 from specdec.provenance import provenance
@@ -288,11 +288,6 @@ def live_metrics(rows: list[dict], plain: list[dict], k: int) -> dict:
 # --- a pair -----------------------------------------------------------------------------------------------------------
 
 
-def describe(path: str | None) -> dict | None:
-    """The settings of a draft's training; None for the base draft."""
-    return describe_adapter(path) if path else None
-
-
 def of_pair(folder: Path) -> dict:
     """Everything of the pair whose results lie in `folder`."""
     found = Measured(folder / "paired.jsonl", (*PAIRED_KEYS, "p", "q"))
@@ -307,7 +302,7 @@ def of_pair(folder: Path) -> dict:
     if "base" not in drafts:
         raise Problem(f"{found.file} lacks the base draft on some prompts. Run evaluate_acceptance.py paired again.")
     drafts.sort(key=lambda name: name != "base")  # base first
-    described = {name: describe(found.drafts[name]) for name in drafts}
+    described = {name: describe_measured(found.drafts[name], found.adapters[name]) for name in drafts}
     costs = {name: 0.0 if (described[name] or {}).get("loss") == "counts" else c for name in drafts}  # a table reads no weights
     domains = by_domain(rows)
     return {
