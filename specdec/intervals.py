@@ -40,7 +40,8 @@ def ratio_with_interval(over: list[float], under: list[float], seed: int) -> dic
 
     The interval is the percentile bootstrap over prompts, which draws a prompt's two values together. Both are None where the
     mean of `under` is not clearly above zero (in at least 97.5% of the resamples): a ratio to nothing is no number. The
-    interval alone is None below FEWEST_TO_RESAMPLE prompts.
+    resamples in which it is not, 2.5% at most, are left out of the interval, which alone is None below FEWEST_TO_RESAMPLE
+    prompts.
     """
     import numpy
 
