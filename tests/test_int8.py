@@ -1,5 +1,7 @@
 """The int8 backend: near the float32 model, the same bits whatever the block, exact in texts; and controls that must fail."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from conftest import small_model
@@ -9,7 +11,7 @@ from specdec.engine import Engine
 from specdec.int8 import Int8Model, PackedLinear
 from specdec.models import Model, Pair
 from specdec.terminal import Problem
-from speculative_decode import Drafter, decode, prefill
+from speculative_decode import decode, prefill
 
 
 @pytest.fixture(autouse=True)
@@ -108,29 +110,45 @@ def test_the_engine_loads_both_models(tiny, verifier):
 # --- texts ------------------------------------------------------------------------------------------------------------
 
 
+class AlwaysOne:
+    """A draft that proposes token 1 with probability 1: lossless like any other, and every block holds that token."""
+
+    model = SimpleNamespace(seconds=0.0)
+
+    def start(self, prompt):
+        pass
+
+    def propose(self, k, settings, stop, generator):
+        return torch.ones(k, dtype=torch.long), torch.eye(4)[[1] * k]
+
+    def settle(self, drafted, accepted, next_token):
+        pass
+
+
 class Int8Case(Case):
-    """Two models of four tokens; one token's states are far larger than the others', as real models have them."""
+    """A verifier of four tokens; the states of token 1 are far larger than the others', as some are in real models."""
 
     def __init__(self):
         super().__init__()
-        models = [small_model("llama", vocab_size=4, sliding_window=None, num_hidden_layers=layers) for layers in (2, 1)]
-        models[0].model.embed_tokens.weight[1] = torch.eye(32)[0]
-        for layer in models[0].model.layers:
-            layer.mlp.down_proj.weight.mul_(3)
+        model = small_model("llama", vocab_size=4, sliding_window=None)
+        model.model.embed_tokens.weight[0] = torch.randn(32)  # the row of the padding token is zero
+        model.model.embed_tokens.weight[:, 0] = torch.tensor([0.0, 1.0, 0.0, 0.0])  # a direction of token 1's own
+        for layer in model.model.layers:
             layer.mlp.up_proj.weight[:, 0] *= 100
-        self.int8_verifier, self.int8_draft = (Int8Model(model, range(4), parts=1) for model in models)
+            layer.mlp.down_proj.weight[0] = layer.self_attn.o_proj.weight[0] = 0
+        self.prompt = [0, 3, 2]
+        self.int8 = Int8Model(model, range(4), parts=1)
         self.verifier_model = self  # whose logits are enumerated
 
     def logits(self, history):
-        self.int8_verifier.start()
-        return [self.int8_verifier.feed([token]) for token in history][-1][0]
+        self.int8.start()
+        return [self.int8.feed([token]) for token in history][-1][0]
 
     def run(self, settings, stop=frozenset(), seed=0, samples=400):
-        drafter = Drafter(self.int8_draft, self.shared, 4)
-        generator = torch.Generator().manual_seed(seed)
+        drafter, generator = AlwaysOne(), torch.Generator().manual_seed(seed)
         for _ in range(samples):
-            prefill(self.int8_verifier, self.prompt, drafter, self.prompt)
-            yield list(decode(self.int8_verifier, self.prompt[-1], settings, stop, generator, drafter))
+            prefill(self.int8, self.prompt, drafter)
+            yield list(decode(self.int8, self.prompt[-1], settings, stop, generator, drafter))
 
 
 def one_scale_a_batch(layer, states):
