@@ -7,6 +7,12 @@ results=studies/engine/results
 python check_exactness.py --samples 150 --json $results/exactness.json  # 6 minutes
 python benchmark_decoding.py --max-new-tokens 32 --json $results/benchmark.json  # 12 minutes
 
+# --- both backends in one sitting (on a CPU without bf16 instructions 20 minutes; the results kept were stopped earlier) ---
+python benchmark_decoding.py --pair smollm2-qwen --backend int8 --limit 4 --max-new-tokens 32 --k 1 2 3 4 5 6 8 \
+  --skip-same-vocabulary --json $results/benchmark_int8.json
+python benchmark_decoding.py --pair smollm2-qwen --limit 4 --max-new-tokens 32 --k 2 3 4 \
+  --skip-same-vocabulary --json $results/benchmark_beside.json
+
 # --- on a CPU without bf16 instructions (4 minutes), and how it looks in the viewer ---
 python speculative_decode.py --mode compare --prompt "What screen reader works best for blind users?" --max-new-tokens 80 \
   --trace $results/trace_float32.jsonl --json $results/demo_float32.json

@@ -22,6 +22,7 @@ HERE = Path("studies/engine")
 FRONT, OWN = Path("README.md"), HERE / "README.md"
 SPEED, EXACTNESS, FIGURE = HERE / "results/benchmark.json", HERE / "results/exactness.json", HERE / "figures/speed.png"
 FLOAT32, STILL = HERE / "results/demo_float32.json", HERE / "results/still.png"
+INT8, BESIDE = HERE / "results/benchmark_int8.json", HERE / "results/benchmark_beside.json"
 SHORT = (1, 2, 3, 4, 5, 6, 8)  # of K, in the page's one table
 K = 4  # the default of speculative_decode.py, and study 0's
 HEADER = ["decoding", "tokens/s", "× generate", "× ours without a draft", "tokens per pass"]
@@ -107,6 +108,36 @@ def speed_by_k() -> str:
     )
 
 
+def backends() -> str:
+    """Both backends in one sitting: every decoding, and what one of its blocks takes."""
+    rows, prompts = [], {}
+    for name, file in (("transformers, float32", BESIDE), ("int8", INT8)):
+        result = load(file)
+        summary, prompts[name] = result["summary"], len(result["rows"])
+        step = summary["seconds_per_step"]["verifier"] * 1000
+        rows.append([name, "no draft", f"{summary['ours']:.2f}", "1.00", "", f"{step:.0f}", ""])
+        for found in summary["by_k"]:
+            parts = [f"{found['seconds_per_block'][part] * 1000:.0f}" for part in ("draft", "verify", "other")]
+            speeds = [f"{found['tokens_per_second']:.2f}", f"{found['block_efficiency']:.2f}"]
+            rows.append([name, f"K = {found['k']}", *speeds, *parts])
+    header = [
+        "backend",
+        "decoding",
+        "tokens/s",
+        "tokens per pass",
+        "draft, ms a block",
+        "verify, ms a block",
+        "rest, ms a block",
+    ]
+    result = load(INT8)
+    measured = ", ".join(f"{count} with {name}" for name, count in prompts.items())
+    memory = " and ".join(f"{load(file)['peak_memory_bytes']['resident'] / 2**30:.1f} GiB" for file in (BESIDE, INT8))
+    return (
+        f"{table(header, rows)}\n\nPrompts measured: {measured}; {result['conditions']['max_new_tokens']} new tokens each. "
+        f"Peak memory {memory}. {hardware([result['environment']])}"
+    )
+
+
 def speed_in_words() -> str:
     rows = load(SPEED)["summary"]["by_k"]
     best = max(rows, key=lambda found: found["over_ours"])
@@ -186,6 +217,7 @@ OWN_PARTS: dict[str, Part] = {
     "figure speed": figure,
     "exactness": exactness,
     "speed by k": speed_by_k,
+    "backends": backends,
     "float32": float32,
     "still": still,
 }
