@@ -275,7 +275,7 @@ def main() -> None:
             result["rows"].append(row)
             result["summary"] = summarize_rows(result["rows"], args.k, costs)
             keep(result, args)
-        if not args.skip_same_vocabulary:
+        if not args.skip_same_vocabulary and plain_model:
             result["same_vocabulary"] = same_vocabulary(prompts, args)
             keep(result, args)
         if args.llama_cpp:

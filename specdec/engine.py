@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 from specdec.adapters import check_adapter, load_adapter
 from specdec.backend import CachedModel, logits_rows
@@ -54,20 +55,20 @@ class Engine:
         self.contexts = {"verifier": context_of(model.config)}
         self.rows = logits_rows(model.config)
         named = set(named_tokens(self.tokenizer).values())
-        self.verifier: CachedModel | Int8Model
+        self.verifier: CachedModel
         if pair.backend == "int8":
-            self.verifier = Int8Model(model, named, self.contexts["verifier"], parts=2)
+            self.verifier = cast(CachedModel, Int8Model(model, named, self.contexts["verifier"], parts=2))
         else:
             self.verifier = CachedModel(pack_linears(model), named, self.contexts["verifier"])
 
-    def load_draft(self, adapter_path: str | Path | None = None) -> tuple[CachedModel | Int8Model, str]:
+    def load_draft(self, adapter_path: str | Path | None = None) -> tuple[CachedModel, str]:
         """Loads the draft, with an adapter or without; returns it and "none", "merged" or "attached"."""
         model, state = load_model(self.pair.draft, self.pair.quantization, backend=self.pair.backend), "none"
         if adapter_path:
             model, state = load_adapter(model, adapter_path, self.pair.draft.id)
         self.contexts["draft"] = context_of(model.config)
         if self.pair.backend == "int8":  # q may be rough: its errors cost acceptance, never the verifier's distribution
-            return Int8Model(model, self.shared.draft_ids, self.contexts["draft"], parts=1), state
+            return cast(CachedModel, Int8Model(model, self.shared.draft_ids, self.contexts["draft"], parts=1)), state
         named = set(named_tokens(self.draft_tokenizer).values())
         return CachedModel(pack_linears(model), named, self.contexts["draft"]), state
 

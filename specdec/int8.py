@@ -62,6 +62,7 @@ class Int8Model:
                 f"the tokenizer of {self.name} has a token of id {int(self.rows[-1])}, the model only {self.width} logits "
                 "rows. Tokenizer and weights do not belong together: choose a folder where they do."
             )
+        self.unnamed = torch.tensor(sorted(set(range(self.width)) - set(self.rows.tolist())), dtype=torch.long)
         self.embedding, self.rotary = model.model.embed_tokens.weight.detach(), model.model.rotary_emb
         if not self.embedding.sum(dtype=torch.float32).isfinite():
             raise Problem(f"the weights of {self.name} hold numbers that are not finite (embed_tokens). Choose others.")

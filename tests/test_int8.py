@@ -1,5 +1,6 @@
 """The int8 backend: near the float32 model, the same bits whatever the block, exact in texts; and controls that must fail."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,9 @@ import torch
 from conftest import small_model
 from test_exactness import Case, agreement, settings
 
+import benchmark_decoding
+import check_exactness
+import speculative_decode
 from specdec.engine import Engine
 from specdec.int8 import Int8Model, PackedLinear
 from specdec.models import Model, Pair
@@ -105,6 +109,20 @@ def test_the_engine_loads_both_models(tiny, verifier):
     assert draft.rows.tolist() == sorted(engine.shared.draft_ids), "only tokens that can be proposed"
     with pytest.raises(Problem, match="transformers' own model"):
         engine.verifier.model.generate()
+
+
+def test_the_scripts_run_on_it(cli, tiny, tmp_path):
+    pair = ["--draft", tiny.draft, "--verifier", tiny.overlapping, "--backend", "int8"]
+    prompts, out = tmp_path / "prompts.jsonl", tmp_path / "out.json"
+    prompts.write_text('{"prompt": "one"}\n')
+    status, _, err = cli(benchmark_decoding, *pair, "--prompts", prompts, "--k", 2, "--max-new-tokens", 6, "--json", out)
+    assert status == 0, err
+    result = json.loads(out.read_text())
+    assert result["conditions"]["backend"] == "int8" and result["summary"]["generate"] is None
+    status, table, err = cli(check_exactness, *pair, "--samples", 20, "--k", 2, "--temperature", 0.1)
+    assert status == 0 and "plain" in table or "nothing to test" in err, err
+    status, _, err = cli(speculative_decode, *pair, "--prompt", "one", "--max-new-tokens", 4, "--json", out)
+    assert status == 0 and json.loads(out.read_text())["pair"]["backend"] == "int8", err
 
 
 # --- texts ------------------------------------------------------------------------------------------------------------
