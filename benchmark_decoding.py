@@ -233,7 +233,7 @@ def main() -> None:
     parser.add_argument("--llama-cpp", type=Path, metavar="FILE", help="the verifier's GGUF file, for llama.cpp's row")
     parser.add_argument("--skip-same-vocabulary", action="store_true")
     parser.add_argument("--json", metavar="FILE", help="write everything as JSON to FILE, or - for stdout")
-    add_model_arguments(parser)
+    add_model_arguments(parser, decodes=True)
     args = parser.parse_args()
     if args.max_new_tokens < 2:
         raise Problem("--max-new-tokens must be at least 2: the last token of an answer is never drafted.")

@@ -150,7 +150,7 @@ def main() -> int:
     parser.add_argument("--temperature", type=float, default=0.7, help="above 0 (default 0.7)")
     parser.add_argument("--stop-below", type=float, default=0.0, metavar="Q", help="as in speculative_decode.py (default: off)")
     parser.add_argument("--json", metavar="FILE", help="write everything as JSON to FILE, or - for stdout")
-    add_model_arguments(parser)
+    add_model_arguments(parser, decodes=True)
     args = parser.parse_args()
     if args.samples < 20 or args.temperature == 0 or not args.prompt.strip():
         raise Problem("--samples must be at least 20, --temperature above 0, and --prompt not empty.")

@@ -356,14 +356,14 @@ def main() -> None:
         "--per-type",
         type=positive_int,
         metavar="N",
-        help="N prompts of each domain and query type, drawn by --seed (default: all)",
+        help="N prompts of each domain and query type, drawn by --seed from all --prompts together (default: all)",
     )
     parser.add_argument(
         "--raw", action="store_true", help="live: no chat template, as for code; `paired` takes what its answers were made with"
     )
     parser.add_argument("--no-baseline", action="store_true", help="live: skip the plain verifier, which the speed-up needs")
     add_sampling_arguments(parser)
-    add_model_arguments(parser)
+    add_model_arguments(parser, decodes=True)
     args = parser.parse_args()
     read_settings(args)
     if args.step != "paired" and Share(args.results_dir).world > 1:

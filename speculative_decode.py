@@ -379,7 +379,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--no-baseline", action="store_true", help="skip the plain verifier; no speed-up is reported then")
     parser.add_argument("--json", metavar="FILE", help="write everything as JSON to FILE, or - for stdout")
     parser.add_argument("--trace", type=Path, metavar="FILE", help="write every block as JSON Lines, for a viewer")
-    add_model_arguments(parser)
+    add_model_arguments(parser, decodes=True)
     return parser.parse_args()
 
 

@@ -7,6 +7,7 @@ are over prompts.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 
 from specdec.intervals import mean_with_interval
@@ -126,6 +127,12 @@ def by_type(row: dict) -> list[str]:
     return [domain_of(row), f"{domain_of(row)}: {row['query_type']}"]
 
 
+@cache
+def say_once(line: str) -> None:
+    """A report compares the same drafts metric by metric: what is missing from them is said the first time."""
+    say(line)
+
+
 def compare_drafts(values: Values, seed: int, groups_of: Callable[[dict], list[str]] = by_type) -> dict:
     """Per group: the number of prompts, every draft's mean, and every tuned draft's paired change against base."""
     groups: dict[str, list[dict[str, float]]] = {}
@@ -136,7 +143,7 @@ def compare_drafts(values: Values, seed: int, groups_of: Callable[[dict], list[s
     for group, prompts in sorted(groups.items()):
         names = sorted(set.intersection(*(set(drafts) for drafts in prompts)))
         for name in sorted(set.union(*(set(drafts) for drafts in prompts)) - set(names)):
-            say(f"{group}: {name} lacks some of the {len(prompts)} prompts and is left out; run its step again")
+            say_once(f"{group}: {name} lacks some of the {len(prompts)} prompts and is left out; run its step again")
         changes = {}
         for name in names:
             if name != "base" and "base" in names:

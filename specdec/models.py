@@ -103,8 +103,8 @@ PAIRS = {
 # --- choosing ---------------------------------------------------------------------------------------------------------
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that mean the same in every script that loads models."""
+def add_model_arguments(parser: argparse.ArgumentParser, decodes: bool = False) -> None:
+    """The options that mean the same in every script that loads models; --backend where a script decodes with them."""
     group = parser.add_argument_group("models")
     group.add_argument(
         "--pair",
@@ -115,13 +115,14 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--draft", metavar="ID_OR_PATH", help="a draft model instead of the pair's")
     group.add_argument("--verifier", metavar="ID_OR_PATH", help="a verifier model instead of the pair's")
     group.add_argument("--quantization", choices=("nf4", "none"), help="of both models (default: the pair's own)")
-    group.add_argument(
-        "--backend",
-        choices=BACKENDS,
-        default="transformers",
-        help="what computes p and q when decoding: transformers (default), or int8: our own forward pass for Llama and Qwen2 "
-        "models on an x86 CPU, several times faster",
-    )
+    if decodes:
+        group.add_argument(
+            "--backend",
+            choices=BACKENDS,
+            default="transformers",
+            help="what computes p and q: transformers (default), or int8: our own forward pass of Llama and Qwen2 on an x86 CPU, "
+            "where p is that of the verifier in int8, the same for every K",
+        )
     group.add_argument("--seed", type=random_seed, default=42, help="seed of every random draw (default 42)")
 
 
@@ -152,7 +153,7 @@ def choose_pair(args: argparse.Namespace) -> Pair:
         reason = "--draft or --verifier replaces a model"
     if args.quantization:
         pair = replace(pair, quantization=args.quantization)
-    pair = replace(pair, backend=args.backend)
+    pair = replace(pair, backend=getattr(args, "backend", "transformers"))
     if name == "phi3" and pair.name == "phi3" and gpu is None:
         raise Problem("the phi3 pair needs a CUDA device and none is here. Use --pair smollm2-qwen, which runs on a CPU.")
     say(f"pair {pair.name}: {pair.draft.id} drafts for {pair.verifier.id}, {pair.quantization}, by {pair.backend} ({reason})")
