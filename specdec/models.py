@@ -120,7 +120,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, decodes: bool = False) 
             "--backend",
             choices=BACKENDS,
             default="transformers",
-            help="what computes p and q: transformers (default), or int8: our own forward pass of Llama and Qwen2 on an x86 CPU, "
+            help="what computes p and q: transformers (default) or int8, our own forward pass of Llama and Qwen2 on x86 CPUs, "
             "where p is that of the verifier in int8, the same for every K",
         )
     group.add_argument("--seed", type=random_seed, default=42, help="seed of every random draw (default 42)")
