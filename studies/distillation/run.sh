@@ -33,9 +33,9 @@ train adapters/distilled $general --loss tvdpp_position --passes 2 --eval-steps 
 paired() {
   python evaluate_acceptance.py paired --results-dir $results --answers studies/preference/results/answers.jsonl --per-type 8 "$@"
 }
-paired --prompts domains/at.jsonl domains/general.jsonl --drafts base dpo=final_adapter kl=adapters/kl distilled=adapters/distilled
-paired --prompts domains/general.jsonl --drafts base tvdpp_position=$arms/tvdpp_position trigram=$at
+both="domains/at.jsonl domains/general.jsonl"
+paired --prompts $both --drafts base dpo=final_adapter kl=adapters/kl distilled=adapters/distilled
 paired --prompts domains/at.jsonl --drafts base kl_1e-3=$arms/kl_1e-3 tvd=$arms/tvd nll=$arms/nll lk_lambda=$arms/lk_lambda \
   lk_alpha=$arms/lk_alpha tvdpp_position=$arms/tvdpp_position trigram=$at
-python evaluate_acceptance.py report --results-dir $results
+python evaluate_acceptance.py report --results-dir $results --per-type 8 --prompts $both
 python -m studies.distillation.tables

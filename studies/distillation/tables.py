@@ -144,7 +144,7 @@ def equal_budget() -> dict[str, str]:
     """loss → its draft, of the largest group of drafts that differ in their loss alone."""
     groups: dict[str, dict[str, str]] = {}
     for name, metrics in distilled(ARMS).items():
-        budget = json.dumps([metrics["settings"][key] for key in BUDGET])
+        budget = json.dumps([metrics["settings"].get(key) for key in BUDGET])
         groups.setdefault(budget, {})[metrics["settings"]["loss"]] = name
     return max(groups.values(), key=len)
 
