@@ -25,13 +25,13 @@ CURVES, LOSSES = HERE / "figures/curves.png", HERE / "figures/losses.png"
 ADAPTERS, ARMS = Path("adapters"), HERE / "drafts"  # drafts that stay, and those of the comparisons
 DECIDES = "kl"  # the draft of the test that was fixed in advance
 BUDGET = ("answers_sha256", "data", "steps", "batch_size", "all_weights", "lora_r", "learning_rate", "from_adapter", "seed")
-PREDICTIONS = [  # two losses, and what was expected of them before any was trained
-    ("tvd", "kl", "Expected: KL ahead, for TV alone learns slowest from a draft that is far away."),
-    ("tvdpp", "tvd", "Expected: no difference, for Adam hardly sees a number by which every gradient of a step is divided."),
-    ("tvdpp_position", "tvd", "Expected: little, as the weights by position differ most where TV's gradient is small."),
-    ("lk_alpha", "tvd", "Expected: ahead while the draft is far away, for far positions count more."),
-    ("lk_lambda", "tvd", "Expected: between KL and TV."),
-    ("nll", "kl", "Expected: behind, for one sampled token says less than the whole p."),
+PREDICTIONS = [  # two losses, and what the page's theory said of them before any was trained
+    ("tvd", "kl", "Said: TV alone learns slowest from a draft that is far away."),
+    ("tvdpp", "tvd", "Said: no difference that Adam sees."),
+    ("tvdpp_position", "tvd", "Said: TV with weights by position; not which is better."),
+    ("lk_alpha", "tvd", "Said: far positions count more; not whether that helps."),
+    ("lk_lambda", "tvd", "Said: KL where the draft is far, TV where it is close."),
+    ("nll", "kl", "Said: the same on average over texts, noisier."),
 ]
 HEADER = ["prompts", "draft", "trained by", "n", "base", "tuned", "change", "95% interval", "rose on"]
 
