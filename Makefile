@@ -8,7 +8,8 @@ STUDIES = $(patsubst studies/%/run.sh,%,$(wildcard studies/*/run.sh))
 TABLES = $(patsubst studies/%/tables.py,%,$(wildcard studies/*/tables.py))
 
 demo: $(VENV)/ready
-	$(RUN) speculative_decode.py --mode compare --prompt "What screen reader works best for blind users?"
+	$(RUN) speculative_decode.py --mode compare --drafts base dpo=final_adapter distilled=adapters/distilled \
+		--prompt "What screen reader works best for blind users?"
 
 test: $(VENV)/ready-to-test
 	$(VENV)/bin/ruff check .

@@ -13,6 +13,10 @@ python benchmark_decoding.py --pair smollm2-qwen --backend int8 --limit 4 --max-
 python benchmark_decoding.py --pair smollm2-qwen --limit 4 --max-new-tokens 32 --k 2 3 4 \
   --skip-same-vocabulary --json $results/benchmark_beside.json
 
+# --- one prompt with every draft, on the front page (2 minutes) ---
+python speculative_decode.py --mode compare --backend int8 --drafts base dpo=final_adapter distilled=adapters/distilled --k 2 \
+  --prompt "What screen reader works best for blind users?" --json $results/demo_int8.json
+
 # --- on a CPU without bf16 instructions (4 minutes), and how it looks in the viewer ---
 python speculative_decode.py --mode compare --prompt "What screen reader works best for blind users?" --max-new-tokens 80 \
   --trace $results/trace_float32.jsonl --json $results/demo_float32.json

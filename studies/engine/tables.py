@@ -173,6 +173,11 @@ def draw_speed() -> Figure:
 # --- one prompt, looked at --------------------------------------------------------------------------------------------
 
 
+def demo() -> str:
+    """The front page's example."""
+    return decoded(load(HERE / "results/demo_int8.json"))
+
+
 def float32() -> str:
     return decoded(load(FLOAT32))
 
@@ -221,7 +226,7 @@ OWN_PARTS: dict[str, Part] = {
     "float32": float32,
     "still": still,
 }
-PAGES: dict[Path, dict[str, Part]] = {OWN: OWN_PARTS, FRONT: {"row engine": row}}
+PAGES: dict[Path, dict[str, Part]] = {OWN: OWN_PARTS, FRONT: {"row engine": row, "demo": demo}}
 
 
 def main() -> int:

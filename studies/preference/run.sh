@@ -33,6 +33,5 @@ python evaluate_acceptance.py report
 python -m studies.preference.analysis  # the paper's three tables and its noise
 python -m studies.preference.positions  # where in the answer acceptance changes
 
-# --- the front page's example (1 minute), then the pages ---
-python speculative_decode.py --mode compare --prompt "What screen reader works best for blind users?" --json $results/demo.json
+# --- the pages ---
 python -m studies.preference.tables

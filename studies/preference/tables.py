@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 from specdec.files import read_jsonl
 from specdec.report import (
     Part,
-    decoded,
     first_trainings,
     hardware,
     interval,
@@ -297,10 +296,6 @@ def live_speed() -> str:
     )
     attached = "attached" in load(REPORT)["adapter_states"].values()
     return f"{table(header, rows)}\n\n{unlike if attached else ''}{hardware(study['measured']['live'])}"
-
-
-def demo() -> str:
-    return decoded(load(RESULTS / "demo.json"))
 
 
 # --- the paper's tables, ours beside them -----------------------------------------------------------------------------
@@ -662,7 +657,6 @@ OWN_PARTS: dict[str, Part] = {
 FRONT_PARTS: dict[str, Part] = {
     "row preference": row,
     "figure changes": shown("changes", changes_in_words, FRONT),
-    "demo": demo,
     "study 0, at": partial(study0_prompts, "at"),
     "study 0, general": partial(study0_prompts, "general"),
     "study 0, conditions": study0_conditions,
