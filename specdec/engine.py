@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from specdec.adapters import check_adapter, load_adapter
+from specdec.answers import prompt_ids
 from specdec.backend import CachedModel, logits_rows
 from specdec.int8 import Int8Model
 from specdec.models import (
@@ -83,12 +84,7 @@ class Engine:
         Raises:
             Problem: as `check_room`.
         """
-        verifier = prompt_token_ids(self.tokenizer, prompt)
-        draft = verifier
-        if self.shared.verdict != "identical":
-            draft = prompt_token_ids(self.draft_tokenizer, prompt, template=self.tokenizer)
-        self.check_room(verifier, draft, settings)
-        return verifier, draft
+        return prompt_ids(self, {"prompt": prompt}, settings)
 
     def check_room(self, verifier: list[int], draft: list[int], settings: Settings) -> None:
         """Refuses a prompt that is too long; it is given in the verifier's ids and in the draft's.

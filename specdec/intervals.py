@@ -43,19 +43,13 @@ def ratio_with_interval(over: list[float], under: list[float], seed: int) -> dic
     resamples in which it is not, 2.5% at most, are left out of the interval, which alone is None below FEWEST_TO_RESAMPLE
     prompts.
     """
-    import numpy
-
-    top, bottom = numpy.array(over, dtype=float), numpy.array(under, dtype=float)
-    count = len(top)
-    drawn = numpy.random.default_rng(seed).integers(count, size=(RESAMPLES, count))
-    tops, bottoms = top[drawn].mean(axis=1), bottom[drawn].mean(axis=1)
-    if bottom.mean() <= 0 or (bottoms <= 0).mean() > 0.025:
+    tops, bottoms = resampled_means(list(zip(over, under, strict=True)), seed, RESAMPLES).T
+    top, bottom = sum(over) / len(over), sum(under) / len(under)
+    above = bottoms > 0
+    if bottom <= 0 or (~above).mean() > 0.025:
         return {"ratio": None, "interval": None}
-    ratio, interval = float(top.mean() / bottom.mean()), None
-    if count >= FEWEST_TO_RESAMPLE:
-        above = bottoms > 0
-        interval = [float(bound) for bound in numpy.quantile(tops[above] / bottoms[above], (0.025, 0.975))]
-    return {"ratio": ratio, "interval": interval}
+    interval = bounds(tops[above] / bottoms[above]) if len(over) >= FEWEST_TO_RESAMPLE else None
+    return {"ratio": top / bottom, "interval": interval}
 
 
 def resampled_means(values: list, seed: int, resamples: int = 2000) -> numpy.ndarray:
