@@ -265,6 +265,7 @@ def settings_of(args: argparse.Namespace, pair: Pair) -> dict:
         "dataset_sha256": hashlib.sha256(args.dataset.read_bytes()).hexdigest(),
         "eval_fraction": args.eval_fraction,
         "balance": args.balance,
+        "limit": args.limit,
         "loss": args.loss,
         "beta": args.beta,
         "lora_r": args.lora_r,
@@ -498,6 +499,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--overwrite", action="store_true", help="replace an adapter of another base model")
     add_dataset_arguments(parser)
     parser.add_argument("--eval-fraction", type=float, default=0.05, help="share of prompts held out (default 0.05)")
+    parser.add_argument("--limit", type=positive_int, metavar="N", help="train on the first N pairs; the held-out side stays")
     parser.add_argument("--lora-r", type=positive_int, default=16, help="(default 16)")
     parser.add_argument("--lora-alpha", type=positive_int, default=32, help="(default 32)")
     parser.add_argument("--lora-dropout", type=float, default=0.0, help="(default 0)")
@@ -547,7 +549,7 @@ def main() -> int | None:
     if not args.dry_run:
         check_output_dir(args.output_dir, base_model(pair), args.overwrite)
     tokenizer = training_tokenizer(pair)
-    sides = Sides(train_rows, held_out, tokenizer, args.max_length)
+    sides = Sides(train_rows[: args.limit], held_out, tokenizer, args.max_length)
     if args.dry_run:
         return dry_run(args, pair, tokenizer, sides)
     return train(args, pair, tokenizer, sides)

@@ -138,6 +138,12 @@ def test_dry_run_plans_and_writes_nothing(cli, tiny, home, monkeypatch):
     assert [path for path in sorted(home.iterdir()) if path.name != "datasets"] == before
 
 
+def test_limit_takes_from_the_training_side_alone(cli, tiny, home):
+    status, out, _ = cli(train_dpo, "--dry-run", "--limit", "4", "--json", "-", *options(tiny))
+    plan = json.loads(out[out.index("{\n") :])
+    assert status == 0 and plan["rows"] == {"train": 4, "held_out": 2} and plan["conditions"]["limit"] == 4
+
+
 def test_a_run_leaves_a_whole_adapter_that_decodes(cli, tiny, home, trained):
     folder = home / "final_adapter"
     shutil.copytree(trained, folder)
