@@ -119,6 +119,10 @@ def test_a_claim_compares_drafts_that_differ_in_its_field_alone(folder):
     for field, value in {"from_adapter": "dpo", "all_weights": True, "verifier": "another", "top_p": 0.9}.items():
         other = [{**arm, field: value} if arm["name"] == "nll" else arm for arm in arms]
         assert opponents(other, "white-box over black-box", "biology") is None, field
+    others = [{**arm, "answers_sha256": "1"} if arm["name"] in ("nll", "synthetic", "more") else arm for arm in arms]
+    assert opponents(others, "white-box over black-box", "biology") is None, "equally many answers, but not the same"
+    assert opponents(others, "synthetic queries over users' queries", "biology") is not None
+    assert opponents(others, "most data over least", "biology") is not None
     apart = [{**arm, "folder": arm["name"]} for arm in arms]
     assert opponents(apart, "offline over online", "biology") is None, "the base draft was measured under other conditions"
 

@@ -76,7 +76,7 @@ CLAIMS = {  # name → (the field, its value above the ratio's line, its value b
 def measured(folder: Path) -> list[dict]:
     """The distilled drafts that were measured in `folder`, none if nothing was.
 
-    Each has FIELDS, `folder` and `name`, `overlap` (test domain → prompt → base's and its own Σ min(p, q)) and `passes_at_k`
+    Each has FIELDS, `answers_sha256`, `folder` and `name`, `overlap` (test domain → prompt → base's and its own Σ min(p, q)) and `passes_at_k`
     (test domain → base's and its own tokens per pass).
 
     Raises:
@@ -102,7 +102,8 @@ def measured(folder: Path) -> list[dict]:
             )
         overlap = {domain: prompts for domain, prompts in overlap.items() if name in means[domain]}  # measured on all of them
         tokens = {domain: (means[domain]["base"], means[domain][name]) for domain in overlap}
-        arms.append({**fields_of(settings), "folder": str(folder), "name": name, "overlap": overlap, "passes_at_k": tokens})
+        arm = {**fields_of(settings), "answers_sha256": settings["answers_sha256"], "folder": str(folder), "name": name}
+        arms.append({**arm, "overlap": overlap, "passes_at_k": tokens})
     return arms
 
 
@@ -119,15 +120,18 @@ def fields_of(settings: dict) -> dict:
 def opponents(arms: list[dict], claim: str, domain: str) -> tuple[dict, dict] | None:
     """The two arms of `domain` that differ in the claim's field alone, None where there are none.
 
+    Losses, and whose text is learnt, are compared where both learnt from the same answers, not from equally many.
     Of several such pairs the one with most answers is taken, then that of scenario I, offline and of LOSS, then the first
     random seed. For the amount of data, the pair is the largest and the smallest.
     """
     field, above, below = CLAIMS[claim]
-    fixed = [name for name in FIELDS if name != field]
+    fixed = ["folder", *(name for name in FIELDS if name != field)]
+    if field in ("loss", "data"):
+        fixed.append("answers_sha256")
     pairs = []
     for top in arms:
         for bottom in arms:
-            if top["domain"] != domain or any(top[name] != bottom[name] for name in (*fixed, "folder")):
+            if top["domain"] != domain or any(top[name] != bottom[name] for name in fixed):
                 continue
             wanted = (top[field], bottom[field]) == (above, below) if above else top["answers"] > bottom["answers"]
             if wanted:
