@@ -76,8 +76,8 @@ CLAIMS = {  # name → (the field, its value above the ratio's line, its value b
 def measured(folder: Path) -> list[dict]:
     """The distilled drafts that were measured in `folder`, none if nothing was.
 
-    Each has FIELDS, `answers_sha256`, `folder` and `name`, `overlap` (test domain → prompt → base's and its own Σ min(p, q)) and `passes_at_k`
-    (test domain → base's and its own tokens per pass).
+    Each has FIELDS, `answers_sha256`, `folder` and `name`, `overlap` (test domain → prompt → base's and its own Σ min(p, q))
+    and `passes_at_k` (test domain → base's and its own tokens per pass).
 
     Raises:
         Problem: prompts of a domain were measured after the report was made.
