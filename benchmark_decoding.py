@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from specdec.backend import CachedModel
+from specdec.backend import Backend
 from specdec.engine import Engine
 from specdec.files import read_jsonl
 from specdec.models import SMOLLM2, Pair, add_model_arguments, choose_pair, load_model
@@ -91,7 +91,7 @@ def _run(engine: Engine, prompt: str, settings: Settings, seed: int, drafter=Non
     }
 
 
-def step_seconds(model: CachedModel, context: int = 64, steps: int = 20, width: int = 1) -> float:
+def step_seconds(model: Backend, context: int = 64, steps: int = 20, width: int = 1) -> float:
     """Median seconds of one forward pass of `width` tokens behind `context` cached ones."""
     import torch
 

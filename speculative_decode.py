@@ -32,11 +32,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specdec.answers import prompt_ids
-from specdec.backend import CachedModel
+from specdec.backend import Backend
 from specdec.engine import Engine
 from specdec.files import BadLine, read_jsonl, write_whole
 from specdec.models import add_model_arguments, choose_pair
-from specdec.ngram import NgramModel, table_of
+from specdec.ngram import table_of
 from specdec.provenance import peak_memory_bytes, provenance
 from specdec.sampling import Settings, add_sampling_arguments, as_conditions, read_settings, to_probs
 from specdec.show import Printer, TraceWriter, print_report, put
@@ -100,7 +100,7 @@ class Drafter:
     sampling (Token-Level Intersection: Timor et al. 2025, arXiv 2502.05202). Identical ones share every token.
     """
 
-    def __init__(self, model: CachedModel | NgramModel, shared: VocabularyMap, verifier_rows: int):
+    def __init__(self, model: Backend, shared: VocabularyMap, verifier_rows: int):
         import torch
 
         self.model, self.shared, self.verifier_rows = model, shared, verifier_rows
@@ -159,7 +159,7 @@ class Drafter:
 
 
 def prefill(
-    verifier: CachedModel, prompt: list[int], drafter: Drafter | None = None, draft_prompt: list[int] | None = None
+    verifier: Backend, prompt: list[int], drafter: Drafter | None = None, draft_prompt: list[int] | None = None
 ) -> float:
     """Both models read all but the last token of the prompt; returns the seconds that took."""
     started = time.perf_counter()
@@ -172,7 +172,7 @@ def prefill(
 
 
 def decode(
-    verifier: CachedModel,
+    verifier: Backend,
     last: int,
     settings: Settings,
     stop: frozenset[int],
@@ -193,7 +193,7 @@ def decode(
 
 
 def _block(
-    verifier: CachedModel, drafter: Drafter | None, last: int, k: int, settings: Settings, stop: frozenset[int], generator
+    verifier: Backend, drafter: Drafter | None, last: int, k: int, settings: Settings, stop: frozenset[int], generator
 ) -> Block:
     import torch
 
@@ -237,7 +237,7 @@ def _block(
     )
 
 
-def _forward_seconds(verifier: CachedModel, drafter: Drafter | None) -> tuple[float, float]:
+def _forward_seconds(verifier: Backend, drafter: Drafter | None) -> tuple[float, float]:
     return drafter.model.seconds if drafter else 0.0, verifier.seconds
 
 

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specdec.adapters import check_adapter
-from specdec.answers import prompt_ids, prompt_of, prompted, read_answers, read_probs
+from specdec.answers import prompt_ids, prompt_of, prompted_answers, read_probs
 from specdec.engine import Engine
 from specdec.files import append_jsonl, read_jsonl, write_jsonl, write_whole
 from specdec.losses import LOSSES
@@ -387,8 +387,8 @@ def answers_of(args: argparse.Namespace, pair: Pair) -> tuple[list[dict], dict]:
     """
     rows = []
     for file in args.answers:
-        answers = read_answers(file, verifier=pair.verifier.id)
-        rows += [{**row, "prompted": prompted(file)} for row in answers]
+        answers, how = prompted_answers(file, verifier=pair.verifier.id)
+        rows += [{**row, "prompted": how} for row in answers]
     if not rows:
         raise Problem(f"{' '.join(map(str, args.answers))} holds no answers. Make them with generate_answers.py.")
     common = {}

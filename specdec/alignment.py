@@ -13,8 +13,7 @@ from specdec.sampling import Settings, to_probs
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from specdec.backend import CachedModel
-    from specdec.ngram import NgramModel
+    from specdec.backend import Backend
     from specdec.vocabulary import VocabularyMap
 
 
@@ -46,14 +45,14 @@ def sampled_probs(logits: Tensor, settings: Settings) -> Tensor:
     return torch.zeros(logits.shape, device=logits.device).scatter(-1, best, 1.0)
 
 
-def verifier_probs(verifier: CachedModel, prompt: list[int], answer: list[int], settings: Settings) -> Tensor:
+def verifier_probs(verifier: Backend, prompt: list[int], answer: list[int], settings: Settings) -> Tensor:
     """p [n, V] at the n positions of `answer`; both in the verifier's ids."""
     verifier.start()
     return sampled_probs(verifier.feed(prompt + answer[:-1], keep=len(answer)), settings)
 
 
 def draft_probs(
-    draft: CachedModel | NgramModel,
+    draft: Backend,
     shared: VocabularyMap,
     prompt: list[int],
     answer: list[int],

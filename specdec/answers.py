@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specdec.models import holds_added_token, prompt_token_ids, token_ids
-from specdec.provenance import read_headers, read_row_file
+from specdec.provenance import read_row_file
 from specdec.terminal import Problem, say
 from specdec.weights import cache_folder
 
@@ -50,7 +50,12 @@ def probs_file(digest: str) -> Path:
 
 
 def read_answers(file: Path, **expected) -> list[dict]:
-    """The answers in `file`, in its order.
+    """The answers in `file`, in its order: the rows of `prompted_answers`."""
+    return prompted_answers(file, **expected)[0]
+
+
+def prompted_answers(file: Path, **expected) -> tuple[list[dict], dict]:
+    """The answers in `file`, in its order, and how their prompts were written (`prompted`).
 
     Args:
         expected: conditions that all of them must have, such as verifier="Qwen/…" or max_new_tokens=200.
@@ -84,7 +89,7 @@ def read_answers(file: Path, **expected) -> list[dict]:
             raise Problem(f"{file}: answer {number} has no {min(missing)}. Delete that line and run generate_answers.py again.")
         if row.get("probs") and row["probs"] != digest_of(conditions["verifier"], row):
             raise Problem(f"{file}: the probabilities of answer {number} are of another answer. Generate the answers again.")
-    return rows
+    return rows, prompted(headers)
 
 
 def answers_to(prompts: set[str], file: Path, pair: Pair, settings: Settings) -> tuple[list[dict], dict]:
@@ -96,7 +101,7 @@ def answers_to(prompts: set[str], file: Path, pair: Pair, settings: Settings) ->
     Raises:
         Problem: as `read_answers`, or there is no answer to any of the prompts at this temperature and top-p.
     """
-    stored = read_answers(
+    stored, how = prompted_answers(
         file, verifier=pair.verifier.id, quantization=pair.quantization, max_new_tokens=settings.max_new_tokens
     )
     wanted = (settings.temperature, settings.top_p)
@@ -113,12 +118,12 @@ def answers_to(prompts: set[str], file: Path, pair: Pair, settings: Settings) ->
         raise Problem(f"none of the {len(prompts)} prompts has an answer in {file}. Run generate_answers.py on them.")
     if missing:
         say(f"{missing} of {len(prompts)} prompts have no answer in {file}; generate_answers.py makes them")
-    return found, prompted(file)
+    return found, how
 
 
-def prompted(file: Path) -> dict:
-    """The conditions of an answers file that `prompt_of` takes: system and raw, where they were given."""
-    conditions = next(iter(read_headers(file).values()))["conditions"]
+def prompted(headers: dict[str, dict]) -> dict:
+    """The conditions of an answers file that `prompt_of` takes: system and raw, where its headers, which agree, give them."""
+    conditions = next((header["conditions"] for header in headers.values()), {})
     return {name: conditions[name] for name in UNLESS_GIVEN if name in conditions}
 
 

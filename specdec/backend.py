@@ -1,9 +1,9 @@
-"""A causal language model and its KV cache, behind three methods: start, feed, drop."""
+"""What decoding asks of a model: start, feed, drop. A causal language model and its KV cache behind them."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from specdec.terminal import Problem
 
@@ -11,6 +11,26 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WRONG_CACHE = "Choose another model: speculative decoding takes tokens back, and here needs a plain KV cache for that."
+
+
+class Backend(Protocol):
+    """A model as decoding sees it: `CachedModel`, `specdec.int8.Int8Model` or, as a draft alone, `specdec.ngram.NgramModel`."""
+
+    device: Any  # torch.device
+    context: int | None  # tokens that it can read; None: nothing limits it
+    seconds: float  # spent in forward passes since `start`
+
+    def start(self) -> None:
+        """Forgets everything."""
+
+    def feed(self, tokens: list[int], keep: int = 1) -> Tensor:
+        """Reads `tokens` after what was read before; returns the logits [keep, V] after the last `keep` of them."""
+
+    def drop(self, count: int) -> None:
+        """Forgets the last `count` tokens read."""
+
+    def has_room(self, count: int) -> bool:
+        """Whether `count` more tokens fit into the model's context."""
 
 
 class CachedModel:

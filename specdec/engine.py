@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import cast
 
 from specdec.adapters import check_adapter, load_adapter
-from specdec.answers import prompt_ids
+from specdec.answers import prompt_ids, prompt_of
 from specdec.backend import CachedModel, logits_rows
 from specdec.int8 import Int8Model
 from specdec.models import (
@@ -16,11 +15,10 @@ from specdec.models import (
     load_model,
     load_tokenizer,
     pack_linears,
-    prompt_token_ids,
     refuse_without_memory,
     stop_ids,
 )
-from specdec.ngram import NgramModel, table_of, table_texts
+from specdec.ngram import NgramModel, table_answers, table_of
 from specdec.reference import use_plain_sampling
 from specdec.sampling import Settings
 from specdec.terminal import Problem
@@ -36,12 +34,13 @@ class Engine:
     """
 
     def __init__(self, pair: Pair, adapter_paths: Iterable[str | Path | None] = ()):
+        self.pair = pair
+        self.answers: dict[Path, tuple[list[dict], dict]] = {}  # what tables are counted from, by file
         for path in adapter_paths:
             if table := table_of(path):
-                table_texts(table[0], pair.verifier.id)
+                self.answers[table[0]] = table_answers(table[0], pair.verifier.id)
             elif path:
                 check_adapter(path, pair.draft.id)
-        self.pair = pair
         self.tokenizer, self.draft_tokenizer = load_tokenizer(pair.verifier), load_tokenizer(pair.draft)
         self.shared = vocabulary_map(self.draft_tokenizer, self.tokenizer)
         if self.shared.verdict == "incompatible":
@@ -56,27 +55,31 @@ class Engine:
         self.contexts = {"verifier": context_of(model.config)}
         self.rows = logits_rows(model.config)
         named = set(named_tokens(self.tokenizer).values())
-        self.verifier: CachedModel
+        self.verifier: CachedModel | Int8Model
         if pair.backend == "int8":
-            self.verifier = cast(CachedModel, Int8Model(model, named, self.contexts["verifier"], parts=2))
+            self.verifier = Int8Model(model, named, self.contexts["verifier"], parts=2)
         else:
             self.verifier = CachedModel(pack_linears(model), named, self.contexts["verifier"])
 
-    def load_draft(self, adapter_path: str | Path | None = None) -> tuple[CachedModel, str]:
+    def load_draft(self, adapter_path: str | Path | None = None) -> tuple[CachedModel | Int8Model, str]:
         """Loads the draft, with an adapter or without; returns it and "none", "merged" or "attached"."""
         model, state = load_model(self.pair.draft, self.pair.quantization, backend=self.pair.backend), "none"
         if adapter_path:
             model, state = load_adapter(model, adapter_path, self.pair.draft.id)
         self.contexts["draft"] = context_of(model.config)
         if self.pair.backend == "int8":  # q may be rough: its errors cost acceptance, never the verifier's distribution
-            return cast(CachedModel, Int8Model(model, self.shared.draft_ids, self.contexts["draft"], parts=1)), state
+            return Int8Model(model, self.shared.draft_ids, self.contexts["draft"], parts=1), state
         named = set(named_tokens(self.draft_tokenizer).values())
         return CachedModel(pack_linears(model), named, self.contexts["draft"]), state
 
-    def count_table(self, answers: Path, n: int) -> NgramModel:
-        """A draft that needs no model: a table of the n-grams in stored answers of the verifier."""
-        opening = prompt_token_ids(self.tokenizer, "any")  # all prompts end alike, with the template's last tokens
-        return NgramModel(table_texts(answers, self.pair.verifier.id), opening, n, self.rows, self.verifier.device)
+    def count_table(self, file: Path, n: int) -> NgramModel:
+        """A draft that needs no model: a table of the n-grams in the verifier's answers in `file`, behind their own prompts."""
+        rows, prompted = self.answers.get(file) or table_answers(file, self.pair.verifier.id)
+        texts = []
+        for row in rows:
+            prompt, _ = prompt_of(row, self.tokenizer, self.draft_tokenizer, self.shared, **prompted)
+            texts.append((prompt, row["token_ids"]))
+        return NgramModel(texts, n, self.rows, self.verifier.device)
 
     def prompt_ids(self, prompt: str, settings: Settings) -> tuple[list[int], list[int]]:
         """The prompt in the verifier's ids and in the draft's. Both models read one text: the verifier's template.

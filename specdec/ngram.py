@@ -17,7 +17,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from specdec.answers import read_answers
+from specdec.answers import prompted_answers
 from specdec.terminal import Problem
 from specdec.vocabulary import VocabularyMap
 
@@ -29,19 +29,19 @@ LONGEST = 3  # tokens of an n-gram, unless the name says another number
 
 
 class NgramModel:
-    """Draws the next token from counts of what followed the last tokens. The methods are those of `CachedModel`.
+    """Draws the next token from counts of what followed the last tokens: a `specdec.backend.Backend`.
 
     `shared` maps its tokens, those of the texts, to themselves: the vocabulary of a Drafter of this model.
     """
 
-    context = None  # it reads the last tokens alone, however long the text is
+    context: int | None = None  # it reads the last tokens alone, however long the text is
 
-    def __init__(self, texts: list[list[int]], opening: list[int], n: int, rows: int, device: torch.device):
+    def __init__(self, texts: list[tuple[list[int], list[int]]], n: int, rows: int, device: torch.device):
         """Counts the n-grams of `texts`.
 
         Args:
-            texts: the verifier's answers, in its ids.
-            opening: what stands before each of them: a prompt, of which the end counts that all prompts share.
+            texts: (prompt, answer) of the verifier's answers, in its ids. The prompt's last tokens are contexts of the
+                answer's first; it is not counted itself.
             n: tokens of the longest n-gram, 1 or more.
             rows: width of the verifier's logits, and of these.
 
@@ -52,9 +52,10 @@ class NgramModel:
 
         self.n, self.rows, self.device = n, rows, device
         counts: dict[tuple[int, ...], Counter[int]] = defaultdict(Counter)  # up to n − 1 tokens → the tokens that followed
-        for text in texts:
-            history = opening + text
-            for position in range(len(opening), len(history)):
+        for prompt, text in texts:
+            before = prompt[len(prompt) - min(n - 1, len(prompt)) :]  # n − 1 tokens, or fewer
+            history = before + text
+            for position in range(len(before), len(history)):
                 for length in range(min(n - 1, position) + 1):
                     counts[tuple(history[position - length : position])][history[position]] += 1
         seen = sorted(counts[()])
@@ -126,19 +127,19 @@ def table_of(path: str | Path | None) -> tuple[Path, int] | None:
     return (Path(named[1]), int(named[2] or LONGEST)) if named else None
 
 
-def table_texts(file: Path, verifier: str) -> list[list[int]]:
-    """The answers in `file`, in the verifier's ids.
+def table_answers(file: Path, verifier: str) -> tuple[list[dict], dict]:
+    """The answers in `file`, and how their prompts were written: `specdec.answers.prompted_answers`.
 
     Raises:
         Problem: they are of another verifier, there are none, or one of them is damaged.
     """
-    rows = read_answers(file, verifier=verifier)
+    rows, prompted = prompted_answers(file, verifier=verifier)
     if not rows:
         raise Problem(f"{file} holds no answers. Make them with generate_answers.py.")
     for number, row in enumerate(rows, start=1):
         if not all(type(token) is int and token >= 0 for token in row["token_ids"]):
             raise Problem(f"{file}: answer {number} has token_ids that are none. Generate the answers again.")
-    return [row["token_ids"] for row in rows]
+    return rows, prompted
 
 
 def table_digest(file: Path, n: int) -> str:

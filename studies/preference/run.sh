@@ -33,12 +33,12 @@ python evaluate_acceptance.py report
 python -m studies.preference.analysis  # the paper's three tables and its noise
 python -m studies.preference.positions  # where in the answer acceptance changes
 
-# --- a draft of the verifier's own family, beside the usual one, at a budget that two cores can pay: 160 pairs, 20 steps of 8 ---
-# (trained 8 and 40 minutes, measured 3 and 6, in float32)
+# --- a draft of the verifier's own family, beside the usual one, at a budget that two cores can pay: 112 pairs, 14 steps of 8 ---
+# (trained 5 and 20 minutes, measured 4 and 7, in float32)
 small() { # PAIR: the same training and the same 32 prompts
   local draft=studies/preference/drafts/$1
-  [ -e "$draft/metrics.json" ] || python train_dpo.py --pair "$1" --limit 160 --eval-fraction 0.01 --epochs 1 --batch-size 1 \
-    --gradient-accumulation 8 --learning-rate 2e-4 --save-steps 4 --output-dir "$draft"
+  [ -e "$draft/metrics.json" ] || python train_dpo.py --pair "$1" --limit 112 --eval-fraction 0.01 --epochs 1 --batch-size 1 \
+    --gradient-accumulation 8 --learning-rate 3e-4 --save-steps 4 --output-dir "$draft"
   python evaluate_acceptance.py paired --pair "$1" --results-dir $results/small/$1 --answers $results/answers.jsonl \
     --prompts domains/at.jsonl --per-type 8 --drafts base dpo="$draft"
   python evaluate_acceptance.py report --results-dir $results/small/$1 --prompts domains/at.jsonl --per-type 8
