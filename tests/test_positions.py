@@ -1,8 +1,15 @@
 """Kinds of tokens and positions: what counts as what, and means that are paired by prompt."""
 
+import re
+from types import SimpleNamespace
+
 import pytest
 
-from studies.preference.positions import STOP, bucket_of, compare, kinds_of
+from domains.at import names
+from specdec.positions import STOP, bucket_of, compare, kinds_of, where
+from studies.distillation.positions import lasting
+
+NAMES = [pattern for kind in names().values() for pattern in kind.values()]
 
 
 def test_every_token_has_the_kind_that_a_reader_would_give_it():
@@ -25,7 +32,7 @@ def test_every_token_has_the_kind_that_a_reader_would_give_it():
         "2024",
         "",
     ]
-    assert kinds_of(pieces) == [
+    assert kinds_of(pieces, NAMES) == [
         "beginning of a word", "name of a tool or standard", "punctuation", "beginning of a word", "rest of a word",
         "rest of a word", "beginning of a word", "line break", "list or heading marker", "list or heading marker",
         "list or heading marker", "beginning of a word", "list or heading marker", "beginning of a word", "punctuation",
@@ -33,7 +40,7 @@ def test_every_token_has_the_kind_that_a_reader_would_give_it():
 
 
 def test_a_number_inside_a_sentence_is_no_list_marker():
-    assert kinds_of(["In", " ", "3", " steps", "."])[2] == "digits"
+    assert kinds_of(["In", " ", "3", " steps", "."], NAMES)[2] == "digits"
 
 
 def test_buckets_count_from_one():
@@ -48,3 +55,29 @@ def test_means_are_over_prompts_not_over_tokens():
     assert found["prompts"] == 10 and found["share"] == 1.0
     assert found["change"]["mean"] == pytest.approx((0.1 - 9 * 0.2) / 10)
     assert compare(rows[:3], groups[:3], "dpo", 0) == {}, "too few prompts have one"
+
+
+def test_a_name_is_a_kind_only_where_its_pattern_is_given():
+    assert kinds_of(["Use", " NVDA"], [re.compile("NVDA")])[1] == "name of a tool or standard"
+    assert kinds_of(["Use", " NVDA"], [])[1] == "beginning of a word"
+
+
+def test_rows_are_read_with_the_texts_of_their_own_answers():
+    """Eight prompts, whose answers differ: the kinds follow the answer, for every draft that is asked for."""
+    tokenizer = SimpleNamespace(decode=lambda ids: {1: "word", 2: ".", 3: ""}[ids[0]])
+    rows, answers = [], {}
+    for number in range(8):
+        answers[f"prompt {number}"] = [1, 2, 3] if number % 2 else [1, 3]
+        kept = [0.5] * len(answers[f"prompt {number}"])
+        raised = [*kept[:-1], 0.9]
+        rows.append({"prompt": f"prompt {number}", "kept": {"base": kept, "new": raised, "other": [0.4] * len(kept)}})
+    found = where(rows, answers, tokenizer, iter(NAMES), ["new", "other"], seed=0)
+    changes = {kind: round(one["change"]["mean"], 6) for kind, one in found["by_kind"]["new"].items()}
+    assert changes == {"beginning of a word": 0.0, STOP: 0.4}, "punctuation, in four prompts, is left out"
+    assert found["by_kind"]["new"][STOP]["share"] == 8 / 20 and found["prompts"] == 8
+    assert found["by_position"]["other"]["1 to 5"]["change"]["mean"] == pytest.approx(-0.1)
+
+
+def test_drafts_that_stay_are_neither_arms_nor_tables_of_ngrams():
+    drafts = {"base": None, "dpo": "final_adapter", "kl": "adapters/kl", "tvd": "studies/distillation/drafts/tvd"}
+    assert lasting({**drafts, "trigram": "studies/distillation/answers/at.jsonl"}) == ["dpo", "kl"]

@@ -1,0 +1,104 @@
+"""Where in an answer does tuning change acceptance? By position in the text, and by the kind of token.
+
+Rows of `evaluate_acceptance.py paired` hold, for every token x of the verifier's own answer, the probability
+min(1, q(x) / p(x)) that it came from the draft. Its expectation over x ~ p is Σ min(p, q), so means of it over tokens of one
+kind say how acceptance changed there, without reading any model again. No torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from specdec.intervals import mean_with_interval
+
+BUCKETS = ((1, 5), (6, 10), (11, 20), (21, 40), (41, 80), (81, 140), (141, 200))
+STOP = "the stop token"
+LIST_MARKER = re.compile(r"\s*(?:[-*•#]+|\d+|\d+\.|\d+\)|[-*•] \*\*|\*\*)\s*")  # a whole line so far
+FEWEST_PROMPTS = 8  # a kind of token that fewer prompts have is left out
+
+
+def token_kind(text: str, before: str, inside_name: bool) -> str:
+    """The kind of a token `text` behind the answer's text `before`."""
+    line = before.rpartition("\n")[2] + text
+    if "\n" in text:
+        return "line break"
+    if inside_name:
+        return "name of a tool or standard"
+    if LIST_MARKER.fullmatch(line) or text.strip() in ("**", "**:", ":**"):
+        return "list or heading marker"
+    if not re.search(r"\w", text):
+        return "punctuation"
+    if text.strip().isdigit():
+        return "digits"
+    begins = text[:1].isspace() or not before[-1:].isalnum()
+    return "beginning of a word" if begins else "rest of a word"
+
+
+def kinds_of(pieces: list[str], names: Iterable[re.Pattern]) -> list[str]:
+    """The kind of every token of an answer, given their texts; the stop token's text is empty.
+
+    Args:
+        names: patterns of the names of tools and standards, a kind of their own.
+    """
+    answer = "".join(pieces)
+    named = [False] * len(answer)
+    for pattern in names:
+        for found in pattern.finditer(answer):
+            named[found.start() : found.end()] = [True] * (found.end() - found.start())
+    kinds, start = [], 0
+    for piece in pieces:
+        end = start + len(piece)
+        inside = any(named[start + len(piece) - len(piece.lstrip()) : end])
+        kinds.append(token_kind(piece, answer[:start], inside) if piece else STOP)
+        start = end
+    return kinds
+
+
+def bucket_of(position: int) -> str:
+    """`position` counts from 0; the bucket's name counts from 1."""
+    first, last = next(bounds for bounds in BUCKETS if bounds[0] <= position + 1 <= bounds[1])
+    return f"{first} to {last}"
+
+
+def compare(rows: list[dict], groups: list[list[str]], draft: str, seed: int) -> dict[str, dict]:
+    """Per group of tokens: its share of all tokens, the base draft's mean, the draft's change with its interval."""
+    total = sum(map(len, groups))
+    result = {}
+    for group in dict.fromkeys(name for of_row in groups for name in of_row):
+        base, changes, count = [], [], 0
+        for row, of_row in zip(rows, groups, strict=True):
+            indices = [index for index, name in enumerate(of_row) if name == group]
+            if indices:
+                of_base, of_draft = (sum(row["kept"][name][index] for index in indices) for name in ("base", draft))
+                base.append(of_base / len(indices))
+                changes.append((of_draft - of_base) / len(indices))
+                count += len(indices)
+        if len(changes) >= FEWEST_PROMPTS:
+            result[group] = {"share": count / total, "prompts": len(changes), "base": sum(base) / len(base),
+                             "change": mean_with_interval(changes, seed)}  # fmt: skip
+    return result
+
+
+def where(
+    rows: list[dict], answers: dict[str, list[int]], tokenizer, names: Iterable[re.Pattern], drafts: list[str], seed: int
+) -> dict:
+    """Per draft the change against base, by position in the answer and by the kind of token.
+
+    Args:
+        rows: one a prompt, as `specdec.comparison.joined` gives them; each holds base and all of `drafts`.
+        answers: prompt → the verifier's token ids.
+        tokenizer: the verifier's, of the package tokenizers.
+        names: as in `kinds_of`.
+    """
+    kinds, buckets, patterns = [], [], list(names)
+    for row in rows:
+        answer = answers[row["prompt"]]
+        pieces = [tokenizer.decode([token]) for token in answer]  # special tokens decode to nothing
+        kinds.append(kinds_of(pieces, patterns))
+        buckets.append([bucket_of(position) for position in range(len(answer))])
+    return {
+        "prompts": len(rows),
+        "by_position": {name: compare(rows, buckets, name, seed) for name in drafts},
+        "by_kind": {name: compare(rows, kinds, name, seed) for name in drafts},
+    }
