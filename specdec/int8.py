@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -66,10 +66,9 @@ class Int8Model:
         self.embedding, self.rotary = model.model.embed_tokens.weight.detach(), model.model.rotary_emb
         if not self.embedding.sum(dtype=torch.float32).isfinite():
             raise Problem(f"the weights of {self.name} hold numbers that are not finite (embed_tokens). Choose others.")
-        self.heads = config.num_key_value_heads
+        self.head = PackedLinear([model.lm_head], parts, self.rows)  # first: no other matrix needs as much memory to pack
         self.layers = [Layer(layer, config, parts) for layer in model.model.layers]
         self.norm = Norm(model.model.norm)
-        self.head = PackedLinear([model.lm_head], parts, self.rows)
         self.start()
         check_agreement(self)
         self.start()
@@ -200,8 +199,8 @@ class PackedLinear:
     def __init__(self, linears: list, parts: int, rows: Tensor | None = None):
         import torch
 
-        weight, self.bias = taken(linears, rows)
-        self.packed, self.parts = packed(weight), parts
+        weights, self.bias = taken(linears, rows)
+        self.packed, self.parts = packed(weights, rows), parts
         self.ends = torch.tensor([[-(STEPS + 1) / STEPS, 1.0]])
 
     def __call__(self, states: Tensor) -> Tensor:
@@ -224,46 +223,62 @@ class PackedLinear:
         return torch.ops.quantized.linear_dynamic(states, self.packed, True)  # True: 7 bits
 
 
-def packed(weight: Tensor):
-    """`weight` [out, in] in int8 with one scale a row, and two columns of zeros, as FBGEMM reads it.
+def packed(weights: list[Tensor], rows: Tensor | None = None):
+    """`weights` [out, in], one below the other, in int8 with one scale a row, and two columns of zeros, as FBGEMM reads them.
+
+    Beside the weights and what is returned, a copy in int8 is held at a time, never one in their own data type.
 
     Raises:
         Problem: a weight is not finite.
     """
     import torch
 
-    codes = torch.zeros(len(weight), weight.shape[1] + 2, dtype=torch.int8)
-    scales = torch.empty(len(weight))
-    for begin in range(0, len(weight), 512):  # by pieces that stay in the processor's cache
-        piece = weight[begin : begin + 512].float()
+    height = sum(map(len, weights)) if rows is None else len(rows)
+    codes = torch.zeros(height, weights[0].shape[1] + 2, dtype=torch.int8)
+    scales = torch.empty(height)
+    filled = 0
+    for piece in pieces(weights, rows):
         scale = piece.abs().amax(1).clamp(min=1e-20) / 127
-        codes[begin : begin + 512, :-2] = piece.div_(scale[:, None]).round_()
-        scales[begin : begin + 512] = scale
+        end = filled + len(piece)
+        codes[filled:end, :-2] = piece.div_(scale[:, None]).round_()
+        scales[filled:end] = scale
+        filled = end
     if not scales.isfinite().all():
         raise Problem("the weights hold numbers that are not finite. Choose others.")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*quantized tensor creation")  # deprecated; the pinned torch has it
-        tensor = torch._make_per_channel_quantized_tensor(codes, scales.double(), torch.zeros(len(codes), dtype=torch.long), 0)
+        tensor = torch._make_per_channel_quantized_tensor(codes, scales.double(), torch.zeros(height, dtype=torch.long), 0)
+    del codes  # `tensor` is a copy
     return torch.ops.quantized.linear_prepack(tensor, None)
 
 
-def taken(linears: list, rows: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """(weight, bias) of linear layers, one below the other, or of these rows of them; the layers are left empty.
+def pieces(weights: list[Tensor], rows: Tensor | None, height: int = 512) -> Iterator[Tensor]:
+    """Copies of `weights`, or of these rows of the only one, in float32, `height` rows at a time: they stay in the cache."""
+    import torch
+
+    for weight in weights:
+        for begin in range(0, len(weight) if rows is None else len(rows), height):
+            piece = slice(begin, begin + height)
+            yield (weight[piece] if rows is None else weight[rows[piece]]).to(torch.float32, copy=True)
+
+
+def taken(linears: list, rows: Tensor | None) -> tuple[list[Tensor], Tensor | None]:
+    """(weights, bias) of linear layers that are one below the other, or of these rows of the only one; they are left empty.
 
     A loaded weight is a window on its mapped file, and file after file closes as the packing goes on: nothing is held twice.
     """
     import torch
 
-    weight = torch.cat([linear.weight.detach() for linear in linears])
+    weights = [linear.weight.detach() for linear in linears]
     bias = None
     if any(linear.bias is not None for linear in linears):
         biases = [torch.zeros(len(linear.weight)) if linear.bias is None else linear.bias.detach() for linear in linears]
         bias = torch.cat(biases).float()
-    if rows is not None:
-        weight, bias = weight[rows], None if bias is None else bias[rows]
+    if rows is not None and bias is not None:
+        bias = bias[rows]
     for linear in linears:
         linear.weight = None
-    return weight, bias
+    return weights, bias
 
 
 def head_size(config) -> int:
