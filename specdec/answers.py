@@ -123,7 +123,7 @@ def answers_to(prompts: set[str], file: Path, pair: Pair, settings: Settings) ->
 
 def prompted(headers: dict[str, dict]) -> dict:
     """The conditions of an answers file that `prompt_of` takes: system and raw, where its headers, which agree, give them."""
-    conditions = next((header["conditions"] for header in headers.values()), {})
+    conditions: dict = next((header["conditions"] for header in headers.values()), {})
     return {name: conditions[name] for name in UNLESS_GIVEN if name in conditions}
 
 

@@ -38,7 +38,7 @@ class Engine:
         self.answers: dict[Path, tuple[list[dict], dict]] = {}  # what tables are counted from, by file
         for path in adapter_paths:
             if table := table_of(path):
-                self.answers[table[0]] = table_answers(table[0], pair.verifier.id)
+                self._answers_in(table[0])
             elif path:
                 check_adapter(path, pair.draft.id)
         self.tokenizer, self.draft_tokenizer = load_tokenizer(pair.verifier), load_tokenizer(pair.draft)
@@ -74,12 +74,17 @@ class Engine:
 
     def count_table(self, file: Path, n: int) -> NgramModel:
         """A draft that needs no model: a table of the n-grams in the verifier's answers in `file`, behind their own prompts."""
-        rows, prompted = self.answers.get(file) or table_answers(file, self.pair.verifier.id)
+        rows, prompted = self._answers_in(file)
         texts = []
         for row in rows:
             prompt, _ = prompt_of(row, self.tokenizer, self.draft_tokenizer, self.shared, **prompted)
             texts.append((prompt, row["token_ids"]))
         return NgramModel(texts, n, self.rows, self.verifier.device)
+
+    def _answers_in(self, file: Path) -> tuple[list[dict], dict]:
+        if file not in self.answers:
+            self.answers[file] = table_answers(file, self.pair.verifier.id)
+        return self.answers[file]
 
     def prompt_ids(self, prompt: str, settings: Settings) -> tuple[list[int], list[int]]:
         """The prompt in the verifier's ids and in the draft's. Both models read one text: the verifier's template.

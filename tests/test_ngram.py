@@ -11,9 +11,10 @@ from test_evaluate import last_line, steps  # noqa: F401  (a fixture)
 from test_exactness import BROKEN_RULES, NEVER, SETTINGS, VOCABULARY, Case, agreement, overlap_error, settings
 
 import speculative_decode
-from specdec import models
+from specdec import models, ngram
 from specdec.adapters import adapter_digest, describe_adapter
 from specdec.alignment import draft_probs, overlap_and_kept, verifier_probs
+from specdec.answers import prompt_ids
 from specdec.backend import CachedModel
 from specdec.engine import Engine
 from specdec.files import write_jsonl
@@ -24,11 +25,11 @@ from specdec.terminal import Problem
 from speculative_decode import Drafter, load_drafter, run_prompt
 
 CPU = torch.device("cpu")
-TEXTS = [[5, 6, 5, 7], [5, 6, 5, 6]]  # after the opening 1, 2
+TEXTS = [[5, 6, 5, 7], [5, 6, 5, 6]]  # after a prompt that ends in 1, 2
 
 
-def table(n: int = 3, texts=TEXTS, rows: int = 10) -> NgramModel:
-    return NgramModel(texts, [1, 2], n, rows, CPU)
+def table(n: int = 3, texts=TEXTS, rows: int = 10, kind=NgramModel) -> NgramModel:
+    return kind([([9, 1, 2], text) for text in texts], n, rows, CPU)
 
 
 def probs(model: NgramModel, history: list[int]) -> dict[int, float]:
@@ -50,11 +51,21 @@ def test_counts_by_hand():
     assert probs(table(3), [6, 5]) == pytest.approx(after_6_5)
 
 
-def test_the_opening_is_a_context_and_no_text():
-    """Both answers begin with 5 after 1, 2; the opening itself is never drafted."""
+def test_the_prompt_is_a_context_and_no_text():
+    """Both answers begin with 5 after 1, 2; the prompt itself is never drafted."""
     first = probs(table(), [0, 1, 2])
     after_2 = {5: (2 + 4 / 8) / 3, 6: 3 / 8 / 3, 7: 1 / 8 / 3}
     assert first == pytest.approx({5: (2 + after_2[5]) / 3, 6: after_2[6] / 3, 7: after_2[7] / 3})
+
+
+def test_every_text_is_counted_behind_its_own_prompt():
+    """After 3, 4 came 5, after 4 alone too, and after 3, 8 came 6: of a shorter prompt there is less to know."""
+    model = NgramModel([([3, 4], [5]), ([4], [5]), ([3, 8], [6])], 3, 10, CPU)
+    unigram = {5: 2 / 3, 6: 1 / 3}
+    after_4 = {5: (2 + unigram[5]) / 3, 6: unigram[6] / 3}
+    assert probs(model, [0, 4]) == pytest.approx(after_4)
+    assert probs(model, [3, 4]) == pytest.approx({5: (1 + after_4[5]) / 2, 6: after_4[6] / 2})
+    assert probs(model, [3]) == pytest.approx(unigram), "no text begins there"
 
 
 def test_an_unknown_context_falls_back_to_a_shorter_one():
@@ -138,7 +149,7 @@ BROKEN = [NeverDrops, DropsOneTooMany, KeepsOneTooMany]
 
 @pytest.mark.parametrize("broken", BROKEN)
 def test_the_pieces_notice_a_wrong_drop(broken):
-    model, right = broken(TEXTS, [1, 2], 3, 10, CPU), table()
+    model, right = table(kind=broken), table()
     history = [1, 2, 5, 6, 5, 6]
     assert not all(torch.equal(scrambled(model, history, seed, 4), one(right, history)) for seed in range(20))
 
@@ -164,7 +175,8 @@ class NgramCase(Case):
         draw = random.Random(4)
         weights = (4, 2, 1, 0 if lacking else 1)
         texts = [draw.choices(range(VOCABULARY), weights, k=12) for _ in range(30)]
-        self.make = lambda: self.ngram_class(texts, self.prompt[-2:], n, VOCABULARY, CPU)
+        answers = [(self.prompt, text) for text in texts]
+        self.make = lambda: self.ngram_class(answers, n, VOCABULARY, CPU)
         self.counted = self.make()
         self.shared = self.counted.shared
         self.draft = SimpleNamespace(logits=lambda history: one(self.counted, list(history)))
@@ -234,9 +246,9 @@ def test_a_drafter_that_is_off_by_one_is_caught(broken):
 PROMPT = "What screen reader?"
 
 
-def answers_file(file, verifier: str, texts: list[list[int]], prompt: str = "another question {}?") -> str:
+def answers_file(file, verifier: str, texts: list[list[int]], prompt: str = "another question {}?", **conditions) -> str:
     """An answers file as generate_answers.py writes it."""
-    conditions = {"verifier": verifier, "quantization": "none", "max_new_tokens": 40}
+    conditions = {"verifier": verifier, "quantization": "none", "max_new_tokens": 40, **conditions}
     header = {"run_id": "0", "command": "", "conditions": conditions, "environment": {}}
     rows = []
     for number, text in enumerate(texts):
@@ -290,6 +302,37 @@ def test_the_first_token_is_known_from_the_prompts_end(counted):
     read = engine.prompt_ids(PROMPT, Settings())
     q = draft_probs(drafter.model, drafter.shared, read[0], first[:1], engine.rows, Settings(temperature=1.0))
     assert q[0, sorted(set(first))].sum() > 0.9
+
+
+@pytest.mark.parametrize("how", [{}, {"system": "Be brief."}, {"raw": True}], ids=["template", "system", "raw"])
+def test_answers_are_counted_behind_their_own_prompts(counted, tmp_path, how):
+    """After the prompt as its header says it was written: a raw one ends in its own last token, not in the template's."""
+    engine, _ = counted
+    first, then = 40, 41
+    file = answers_file(tmp_path / "written.jsonl", engine.pair.verifier.id, [[first], [then]], **how)
+    drafter, _ = load_drafter(engine, f"{file}:2")
+    prompts = [prompt_ids(engine, {"prompt": f"another question {number}?"}, Settings(), **how)[0] for number in range(2)]
+    assert {tuple(prompt[-1:]) in drafter.model.followed for prompt in prompts} == {True}
+    contexts = {context for context in drafter.model.followed if context}
+    assert contexts == {tuple(prompt[-1:]) for prompt in prompts}, "and after nothing else"
+    assert probs(drafter.model, prompts[0]) == pytest.approx({first: 0.5, then: 0.5})
+
+
+def test_the_answers_are_read_once(tiny, tmp_path, monkeypatch):
+    """Before models load, where they may be refused; two tables of one file are counted from what was read then."""
+    read = []
+    real = ngram.prompted_answers
+
+    def noting(file, **expected):
+        read.append(file.name)
+        return real(file, **expected)
+
+    monkeypatch.setattr(ngram, "prompted_answers", noting)
+    file = answers_file(tmp_path / "answers.jsonl", tiny.overlapping, [[40, 41]])
+    engine = Engine(models.Pair("custom", models.Model(tiny.draft), models.Model(tiny.overlapping)), [file, None, f"{file}:2"])
+    (tmp_path / "answers.jsonl").unlink()
+    assert [load_drafter(engine, name)[0].model.n for name in (file, f"{file}:2")] == [3, 2]
+    assert read == ["answers.jsonl"]
 
 
 def test_greedy_text_is_the_verifiers(counted):
