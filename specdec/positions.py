@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from specdec.intervals import mean_with_interval
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 BUCKETS = ((1, 5), (6, 10), (11, 20), (21, 40), (41, 80), (81, 140), (141, 200))
 STOP = "the stop token"
@@ -80,23 +84,32 @@ def compare(rows: list[dict], groups: list[list[str]], draft: str, seed: int) ->
     return result
 
 
-def where(
-    rows: list[dict], answers: dict[str, list[int]], tokenizer, names: Iterable[re.Pattern], drafts: list[str], seed: int
-) -> dict:
+def kinds_by_row(
+    rows: list[dict], answers: dict[str, list[int]], tokenizer: Tokenizer, names: Iterable[re.Pattern]
+) -> list[list[str]]:
+    """The kind of every token of the answer to every row's prompt.
+
+    Args:
+        answers: prompt → the verifier's token ids.
+        tokenizer: the verifier's.
+        names: as in `kinds_of`.
+    """
+    patterns = list(names)
+    kinds = []
+    for row in rows:
+        pieces = [tokenizer.decode([token]) for token in answers[row["prompt"]]]  # special tokens decode to nothing
+        kinds.append(kinds_of(pieces, patterns))
+    return kinds
+
+
+def where(rows: list[dict], kinds: list[list[str]], drafts: list[str], seed: int) -> dict:
     """Per draft the change against base, by position in the answer and by the kind of token.
 
     Args:
         rows: one a prompt, as `specdec.comparison.joined` gives them; each holds base and all of `drafts`.
-        answers: prompt → the verifier's token ids.
-        tokenizer: the verifier's, of the package tokenizers.
-        names: as in `kinds_of`.
+        kinds: of `kinds_by_row`.
     """
-    kinds, buckets, patterns = [], [], list(names)
-    for row in rows:
-        answer = answers[row["prompt"]]
-        pieces = [tokenizer.decode([token]) for token in answer]  # special tokens decode to nothing
-        kinds.append(kinds_of(pieces, patterns))
-        buckets.append([bucket_of(position) for position in range(len(answer))])
+    buckets = [[bucket_of(position) for position in range(len(of_row))] for of_row in kinds]
     return {
         "prompts": len(rows),
         "by_position": {name: compare(rows, buckets, name, seed) for name in drafts},

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from domains.at import names
-from specdec.positions import STOP, bucket_of, compare, kinds_of, where
-from studies.distillation.positions import lasting
+from specdec.positions import STOP, bucket_of, compare, kinds_by_row, kinds_of, where
+from studies.distillation.positions import lasting, out_of_reach
 
 NAMES = [pattern for kind in names().values() for pattern in kind.values()]
 
@@ -71,7 +71,7 @@ def test_rows_are_read_with_the_texts_of_their_own_answers():
         kept = [0.5] * len(answers[f"prompt {number}"])
         raised = [*kept[:-1], 0.9]
         rows.append({"prompt": f"prompt {number}", "kept": {"base": kept, "new": raised, "other": [0.4] * len(kept)}})
-    found = where(rows, answers, tokenizer, iter(NAMES), ["new", "other"], seed=0)
+    found = where(rows, kinds_by_row(rows, answers, tokenizer, iter(NAMES)), ["new", "other"], seed=0)
     changes = {kind: round(one["change"]["mean"], 6) for kind, one in found["by_kind"]["new"].items()}
     assert changes == {"beginning of a word": 0.0, STOP: 0.4}, "punctuation, in four prompts, is left out"
     assert found["by_kind"]["new"][STOP]["share"] == 8 / 20 and found["prompts"] == 8
@@ -81,3 +81,11 @@ def test_rows_are_read_with_the_texts_of_their_own_answers():
 def test_drafts_that_stay_are_neither_arms_nor_tables_of_ngrams():
     drafts = {"base": None, "dpo": "final_adapter", "kl": "adapters/kl", "tvd": "studies/distillation/drafts/tvd"}
     assert lasting({**drafts, "trigram": "studies/distillation/answers/at.jsonl"}) == ["dpo", "kl"]
+
+
+def test_tokens_that_no_draft_has_are_counted_by_kind():
+    """Zero for all of the drafts; a row without one of them counts by the others, and an n-gram table is not asked."""
+    rows = [{"q": {"base": [0.2, 0.0], "new": [0.0, 0.0], "trigram": [0.0, 0.5]}}, {"q": {"new": [0.0, 1e-9]}}]
+    kinds = [["beginning of a word", "line break"], ["line break", "line break"]]
+    word, line_break = {"tokens": 1, "without": 0}, {"tokens": 3, "without": 2}
+    assert out_of_reach(rows, kinds, ["base", "new"]) == {"beginning of a word": word, "line break": line_break}

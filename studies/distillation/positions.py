@@ -15,7 +15,7 @@ from domains.at import names
 from specdec.answers import read_answers
 from specdec.comparison import PAIRED_KEYS, Measured, joined
 from specdec.models import QWEN_CODER
-from specdec.positions import BUCKETS, where
+from specdec.positions import BUCKETS, kinds_by_row, where
 from specdec.provenance import provenance
 from specdec.terminal import Problem, put_json, run
 from specdec.weights import converted
@@ -28,6 +28,22 @@ ANSWERS = Path("studies/preference/results/answers.jsonl")
 def lasting(drafts: dict[str, str | None]) -> list[str]:
     """The drafts with a folder of their own that is none of the study's arms; a table of n-grams has a file."""
     return [name for name, path in drafts.items() if path and not path.endswith(".jsonl") and ARMS not in Path(path).parents]
+
+
+def out_of_reach(rows: list[dict], kinds: list[list[str]], drafts: list[str]) -> dict[str, dict[str, int]]:
+    """Kind of token → how many the answers hold, and how many of them `drafts`, of one vocabulary, have no token for.
+
+    There q is zero, whatever the draft learnt. Rows of earlier versions hold no q; any of the drafts may give it.
+    """
+    counts: dict[str, dict[str, int]] = {}
+    for row, of_row in zip(rows, kinds, strict=True):
+        known = [row["q"][name] for name in drafts if name in row["q"]]
+        highest = [max(values) for values in zip(*known, strict=True)]
+        for kind, q in zip(of_row, highest, strict=True):
+            count = counts.setdefault(kind, {"tokens": 0, "without": 0})
+            count["tokens"] += 1
+            count["without"] += q == 0
+    return counts
 
 
 def main() -> None:
@@ -56,7 +72,8 @@ def main() -> None:
             raise Problem(
                 f"no {domain} rows of {', '.join(drafts)} in {measured.file}. Run evaluate_acceptance.py paired first."
             )
-        result[domain] = where(rows, answers, tokenizer, patterns, drafts, seed=42)
+        kinds = kinds_by_row(rows, answers, tokenizer, patterns)
+        result[domain] = {**where(rows, kinds, drafts, seed=42), "out_of_reach": out_of_reach(rows, kinds, drafts)}
     put_json(result, args.json)
     for group, change in result["at"]["by_kind"][drafts[-1]].items():
         print(f"{group}: {change['share']:.1%} of tokens, {change['base']:.3f} {change['change']['mean']:+.4f}")

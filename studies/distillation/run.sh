@@ -36,6 +36,31 @@ paired() {
 both="domains/at.jsonl domains/general.jsonl"
 paired --prompts $both --drafts base dpo=final_adapter kl=adapters/kl distilled=adapters/distilled
 paired --prompts domains/at.jsonl --drafts base kl_1e-3=$arms/kl_1e-3 tvd=$arms/tvd nll=$arms/nll lk_lambda=$arms/lk_lambda \
-  lk_alpha=$arms/lk_alpha tvdpp_position=$arms/tvdpp_position trigram=$at
+  lk_alpha=$arms/lk_alpha tvdpp_position=$arms/tvdpp_position tvdpp=$arms/tvdpp tvdpp_sampled=$arms/tvdpp_sampled \
+  reverse_kl=$arms/reverse_kl js=$arms/js trigram=$at
 python evaluate_acceptance.py report --results-dir $results --per-type 8 --prompts $both
+
+# --- prompts of a kind that no draft learnt from, and other temperatures (half an hour each); a folder each, for a file of
+# rows holds one sampling, and its report all that it holds ---
+shipped="base dpo=final_adapter distilled=adapters/distilled"
+others=studies/distillation/answers/out_of_domain.jsonl
+for domain in translation code_chat; do
+  python generate_answers.py --prompts domains/$domain.jsonl --limit 16 --output $others
+done
+python evaluate_acceptance.py paired --results-dir $results/out_of_domain --answers $others \
+  --prompts domains/translation.jsonl domains/code_chat.jsonl --drafts $shipped
+python evaluate_acceptance.py report --results-dir $results/out_of_domain
+
+sampled=studies/distillation/answers/temperatures.jsonl
+for domain in at general; do
+  python generate_answers.py --prompts domains/$domain.jsonl --limit 8 --temperature 0 0.7 1 --output $sampled
+done
+for temperature in 0 0.7 1; do
+  python evaluate_acceptance.py paired --results-dir $results/temperature_$temperature --temperature $temperature \
+    --answers $sampled --prompts $both --drafts base distilled=adapters/distilled
+  python evaluate_acceptance.py report --results-dir $results/temperature_$temperature --temperature $temperature
+done
+
+# --- where in the answers, then the page ---
+python -m studies.distillation.positions
 python -m studies.distillation.tables

@@ -12,15 +12,30 @@ from typing import TYPE_CHECKING
 
 from specdec.files import read_jsonl
 from specdec.intervals import mean_with_interval
-from specdec.report import Part, hardware, interval, load, new_figure, picture, point, run_pages, span, table, zero_line
-from specdec.terminal import run
+from specdec.report import (
+    Part,
+    hardware,
+    interval,
+    load,
+    new_figure,
+    percent,
+    picture,
+    point,
+    run_pages,
+    span,
+    table,
+    zero_line,
+)
+from specdec.terminal import Problem, run
+from specdec.theory import speedup
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HERE = Path("studies/distillation")
 FRONT, OWN = Path("README.md"), HERE / "README.md"
-REPORT, ROWS = HERE / "results/acceptance.json", HERE / "results/paired.jsonl"
+REPORT, ROWS, POSITIONS = (HERE / "results" / name for name in ("acceptance.json", "paired.jsonl", "positions.json"))
+ENGINE = Path("studies/engine/results")  # live speeds, and what a step of either model takes
 CURVES, LOSSES = HERE / "figures/curves.png", HERE / "figures/losses.png"
 ADAPTERS, ARMS = Path("adapters"), HERE / "drafts"  # drafts that stay, and those of the comparisons
 DECIDES = "kl"  # the draft of the test that was fixed in advance
@@ -32,7 +47,16 @@ PREDICTIONS = [  # two losses, and what the page's theory said of them before an
     ("lk_alpha", "tvd", "Said: far positions count more; not whether that helps."),
     ("lk_lambda", "tvd", "Said: KL where the draft is far, TV where it is close."),
     ("nll", "kl", "Said: the same on average over texts, noisier."),
+    ("tvdpp_sampled", "tvdpp", "Said: the same on average, with the noise of sampled tokens."),
+    ("reverse_kl", "kl", "Said: more weight on tokens that q over-rates; not whether that helps."),
+    ("js", "kl", "Said: more weight on tokens that q over-rates; not whether that helps."),
 ]
+LOSS_NAMES = ("kl", "reverse_kl", "js", "tvd", "tvdpp", "tvdpp_position", "tvdpp_sampled", "lk_alpha", "lk_lambda", "nll")
+PAIR = "smollm2-qwen"  # as benchmark_decoding.py and speculative_decode.py name this pair
+GOELS_K = (3, 5)  # the draft lengths of the paper's τ and MBSU
+DOMAINS = {"at": "AT", "general": "general", "translation": "translation", "code_chat": "code"}  # as a page calls them
+LEARNT = ("at", "general")  # the domains that the draft that ships was trained on
+TEMPERATURES = (0.0, 0.7, 1.0)
 HEADER = ["prompts", "draft", "trained by", "n", "base", "tuned", "change", "95% interval", "rose on"]
 
 
@@ -277,6 +301,472 @@ def curves() -> str:
     return picture(CURVES, OWN, f"Held-out Σ min(p, q) over the optimizer steps: {'; '.join(parts)}.")
 
 
+# --- how far the draft that ships has come ------------------------------------------------------------------------------
+
+
+def shipped_draft() -> str:
+    """The draft that ships; FileNotFoundError before it is measured."""
+    name = shipped(load(REPORT))
+    if name is None:
+        raise FileNotFoundError(2, "not measured", str(ROWS))
+    return name
+
+
+def reach(group: dict, draft: str, mass: float) -> tuple[float, float]:
+    """(share of the reachable acceptance, share of the way from base to the ceiling): `mass` is the ceiling."""
+    base, mean = group["means"]["base"], group["means"][draft]
+    return mean / mass, (mean - base) / (mass - base)
+
+
+def ceiling() -> str:
+    """The learning curve and the ceiling, in words."""
+    report, draft = load(REPORT), shipped_draft()
+    said = []
+    for domain in LEARNT:
+        group, mass = report["paired"][domain], report["shared_mass"][domain]
+        share, way = reach(group, draft, mass)
+        said.append(
+            f"on {DOMAINS[domain]} prompts {group['means'][draft]:.4f} of {mass:.4f}, {percent(share)} of what is reachable "
+            f"and {percent(way)} of the way from the base draft"
+        )
+    return (
+        f"How far is that? No draft of this vocabulary can pass the verifier's mass on shared tokens. `{draft}` stands "
+        f"{'; '.join(said)}. {small_budget(report, draft)}{curve_in_words(draft)} This budget tried neither more text, nor a "
+        "longer training, nor a larger draft."
+    )
+
+
+def small_budget(report: dict, draft: str) -> str:
+    """What the arm of the same loss at the small budget had gained of it already."""
+    arm = equal_budget().get(report["drafts"][draft]["loss"])
+    changes = report["paired"]["at"]["changes"]
+    if arm not in changes:
+        return ""
+    small, large = (report["drafts"][name] for name in (arm, draft))
+    share = changes[arm]["mean"] / changes[draft]["mean"]
+    return (
+        f"The first {small['answers']} answers and {small['steps']} steps gave {percent(share)} of the gain on AT prompts, "
+        f"{large['answers']} answers and {large['steps']} steps all of it. "
+    )
+
+
+def curve_in_words(draft: str) -> str:
+    points = held_out_curves()[draft]
+    (first, start), (early, soon), (before, late), (last, end) = points[0], points[1], points[-2], points[-1]
+    return (
+        f"Held out, its curve rose by {soon - start:+.4f} from step {first} to {early} and by {end - late:+.4f} from step "
+        f"{before} to {last}, where the rate had all but gone to zero, so the flat end is the schedule's too."
+    )
+
+
+# --- other prompts, other temperatures ----------------------------------------------------------------------------------
+
+
+def reports() -> list[dict]:
+    """The reports of this pair, sampling and precision, at any temperature, the main one first.
+
+    Those of other prompts and temperatures stand in folders beside it.
+
+    Raises:
+        Problem: a report measured other weights under the name of the draft that ships.
+    """
+    main = load(REPORT)
+    draft, found = shipped_draft(), [main]
+    for file in sorted(REPORT.parent.glob("*/acceptance.json")):
+        report = load(file)
+        if measured_under(report) != measured_under(main):
+            continue
+        if report["adapters"].get(draft, main["adapters"][draft]) != main["adapters"][draft]:
+            raise Problem(f"{file} measured another adapter under the name {draft}. Measure it again, or move it away.")
+        found.append(report)
+    return found
+
+
+def measured_under(report: dict) -> dict:
+    """What two reports must have in common to stand in one table; the temperature stands in it."""
+    free = ("temperature", "k", "seed", "resamples")  # the last three are of the report, not of its rows
+    return {name: value for name, value in report["conditions"].items() if name not in free}
+
+
+def by_domain() -> dict[str, tuple[dict, float, dict]]:
+    """domain → (its group, its ceiling, its report) at the main report's temperature, where the shipped draft is measured."""
+    draft, found = shipped_draft(), {}
+    temperature = load(REPORT)["conditions"]["temperature"]
+    for report in reports():
+        for domain in DOMAINS:
+            group = report["paired"].get(domain)
+            if group and draft in group["changes"] and report["conditions"]["temperature"] == temperature:
+                found.setdefault(domain, (group, report["shared_mass"][domain], report))
+    return found
+
+
+def domain_table() -> str:
+    """Base, DPO and the draft that ships on prompts like those of its training, and on others."""
+    draft, rows, environments = shipped_draft(), [], []
+    for domain, (group, mass, report) in by_domain().items():
+        environments += [one for one in report["measured"]["paired"] if one not in environments]
+        for name in ("base", "dpo", draft):
+            if name not in group["means"]:
+                continue
+            share, _ = reach(group, name, mass)
+            change = group["changes"].get(name)
+            cells = [f"{change['mean']:+.4f}", interval(change)] if change else ["–", "–"]
+            rows.append(
+                [
+                    DOMAINS[domain],
+                    name,
+                    str(group["prompts"]),
+                    f"{group['means'][name]:.4f}",
+                    *cells,
+                    f"{mass:.4f}",
+                    percent(share),
+                ]
+            )
+    header = ["prompts", "draft", "n", "mean Σ min(p, q)", "change", "95% interval", "ceiling", "of what is reachable"]
+    missing = missing_domains()
+    left_out = f"\n\nNo report holds {' or '.join(missing)} prompts." if missing else ""
+    return f"{table(header, rows)}\n\nThe ceiling is the verifier's mass on shared tokens. {hardware(environments)}{left_out}"
+
+
+def missing_domains() -> list[str]:
+    known = by_domain()
+    return [words for domain, words in DOMAINS.items() if domain not in known]
+
+
+def elsewhere() -> str:
+    """What the draft that ships does on prompts of a kind that it was not trained on."""
+    draft, said = shipped_draft(), []
+    for domain, (group, _, _) in by_domain().items():
+        if domain not in LEARNT:
+            change = group["changes"][draft]
+            said.append(f"on {group['prompts']} {DOMAINS[domain]} prompts it {moved(change)}: {span(change)}")
+    if not said:
+        return (
+            "Prompts of other domains: nothing is claimed. In the paper every fine-tuned draft fell below the base draft there "
+            "(translation); no report here holds such prompts."
+        )
+    return (
+        "Out of distribution the paper's fine-tuned drafts all fell below the base draft (translation). Ours, trained on "
+        f"AT and general answers: {'; '.join(said)}."
+    )
+
+
+def moved(change: dict) -> str:
+    """What the interval says of a change against the base draft."""
+    low, high = change["interval"] or (-1.0, 1.0)
+    return "gained" if low > 0 else "lost" if high < 0 else "did not measurably change"
+
+
+def by_temperature() -> dict[float, dict]:
+    """temperature → the report of AT and general prompts; one in a folder of its own comes before the main one."""
+    draft, found = shipped_draft(), {}
+    for report in reports():
+        groups = report["paired"]
+        if all(domain in groups and draft in groups[domain]["changes"] for domain in LEARNT):
+            found[report["conditions"]["temperature"]] = report
+    return dict(sorted(found.items()))
+
+
+def temperature_table() -> str:
+    draft, found = shipped_draft(), by_temperature()
+    if len(found) < 2:
+        only = ", ".join(f"{temperature:g}" for temperature in found)
+        return f"The results hold temperature {only} alone, so there is nothing to set beside it."
+    rows, environments = [], []
+    for temperature, report in found.items():
+        environments += [one for one in report["measured"]["paired"] if one not in environments]
+        for domain in LEARNT:
+            group, mass = report["paired"][domain], report["shared_mass"][domain]
+            change = group["changes"][draft]
+            means = [f"{group['means'][name]:.4f}" for name in ("base", draft)]
+            of_reach = percent(reach(group, draft, mass)[0])
+            cells = [str(group["prompts"]), *means, f"{change['mean']:+.4f}", interval(change), f"{mass:.4f}", of_reach]
+            rows.append([f"{temperature:g}", DOMAINS[domain], *cells])
+    header = ["temperature", "prompts", "n", "base", draft, "change", "95% interval", "ceiling", "of what is reachable"]
+    greedy = "At temperature 0 the value is the share of positions where draft and verifier take the same token. "
+    return f"{table(header, rows)}\n\n{greedy if 0.0 in found else ''}{hardware(environments)}"
+
+
+def temperatures() -> str:
+    """In words: does the gain hold at temperatures that the draft did not learn at?"""
+    draft, found = shipped_draft(), by_temperature()
+    learnt_at = load(REPORT)["drafts"][draft]["temperature"]
+    said = []
+    for temperature, report in found.items():
+        if temperature != learnt_at:
+            group = report["paired"]["at"]
+            change = group["changes"][draft]
+            said.append(f"at {temperature:g} it {moved(change)} on {group['prompts']} AT prompts, {span(change)}")
+    if not said:
+        return f"The draft learnt from answers at temperature {learnt_at:g}, and nothing is claimed of any other."
+    return f"The draft learnt from answers at temperature {learnt_at:g}; {'; '.join(said)}."
+
+
+# --- where in the answer ------------------------------------------------------------------------------------------------
+
+
+def where() -> str:
+    """Kinds of tokens and the first positions: how common, what the base draft reaches, what the shipped draft changes."""
+    result, draft = load(POSITIONS), shipped_draft()
+    rows = []
+    for how in ("by_kind", "by_position"):
+        at, general = (result[domain][how][draft] for domain in LEARNT)
+        order = sorted(at.items(), key=lambda item: -item[1]["share"]) if how == "by_kind" else first_positions(at)
+        for group, found in order:
+            name = group if how == "by_kind" else f"tokens {group}"
+            beside = span(general[group]["change"], 3) if group in general else "–"
+            rows.append([name, percent(found["share"]), f"{found['base']:.3f}", span(found["change"], 3), beside])
+    header = ["tokens", "share in AT answers", "base", f"change by {draft}, AT", "general"]
+    prompts = " and ".join(f"{result[domain]['prompts']} {DOMAINS[domain]}" for domain in LEARNT)
+    return f"{table(header, rows)}\n\n{prompts} prompts. {hardware(result['measured']['paired'])}"
+
+
+def first_positions(groups: dict[str, dict]) -> list[tuple[str, dict]]:
+    """The groups of positions in order, none that ends behind token 40."""
+    found = [(int(name.split()[0]), name) for name in groups if int(name.split()[-1]) <= 40]
+    return [(name, groups[name]) for _, name in sorted(found)]
+
+
+def where_in_words() -> str:
+    """Which kinds of tokens gained, which did not, and which the draft cannot propose."""
+    result = load(POSITIONS)["at"]
+    kinds = result["by_kind"][shipped_draft()]
+    gained = [name for name, found in kinds.items() if found["change"]["interval"][0] > 0]
+    same = [f"{name} {span(kinds[name]['change'], 3)}" for name in kinds if name not in gained]
+    gained.sort(key=lambda name: -kinds[name]["change"]["mean"])
+    said = [f"{name} {span(kinds[name]['change'], 3)}" for name in gained]
+    rest = f" Without a clear gain: {', '.join(same)}." if same else ""
+    return f"By kind of token, AT answers, those that gained, most first: {', '.join(said)}.{rest} {unnamed(result)}"
+
+
+def unnamed(result: dict) -> str:
+    """Whose tokens the draft's vocabulary lacks: why there is a ceiling."""
+    counts = result["out_of_reach"]
+    tokens, without = (sum(count[key] for count in counts.values()) for key in ("tokens", "without"))
+    most = max(counts, key=lambda kind: counts[kind]["without"])
+    of_kind = counts[most]
+    return (
+        f"For {percent(without / tokens)} of the tokens of these answers the draft's vocabulary has none: that is the ceiling. "
+        f"{percent(of_kind['without'] / without)} of them are of the kind “{most}”, of which it lacks "
+        f"{percent(of_kind['without'] / of_kind['tokens'])}."
+    )
+
+
+# --- speed, by formula --------------------------------------------------------------------------------------------------
+
+
+def benchmarks() -> dict[str, dict]:
+    """backend → the benchmark of this pair that timed a step of both models; of several, the one of most prompts."""
+    found: dict[str, dict] = {}
+    for file in sorted(ENGINE.glob("*.json")):
+        result = load(file)
+        if result.get("pair") != PAIR or not (result.get("summary") or {}).get("seconds_per_step"):
+            continue
+        backend = result["conditions"].get("backend", "transformers")
+        if backend not in found or len(result["rows"]) > len(found[backend]["rows"]):
+            found[backend] = result
+    return found
+
+
+def pass_cost(result: dict, k: int) -> float:
+    """A verifier pass over K + 1 tokens in passes over one: a straight line through the two widths that were timed, 1 and 5.
+
+    Never below 1: that a wider pass took less is run-to-run variation.
+    """
+    step = result["summary"]["seconds_per_step"]
+    return max(1.0, 1 + (step["verifier_of_5"] / step["verifier"] - 1) * k / 4)
+
+
+def by_formula(report: dict, domain: str, draft: str, k: int) -> dict[str, float]:
+    """The speed-up over the plain verifier, by name of the formula; τ is replayed from the stored texts."""
+    tau = report["replayed_by_k"][str(k)][domain][draft]
+    counts = report["parameters"]
+    found = {"MBSU": speedup(tau, k, counts["draft"] / counts["verifier"])}
+    for backend, result in benchmarks().items():
+        c = result["summary"]["c"]
+        found[f"{backend}, c"] = speedup(tau, k, c)
+        found[f"{backend}, c and width"] = tau / (c * k + pass_cost(result, k))
+    return {"tokens per pass": tau, **found}
+
+
+def formula_table() -> str:
+    report, draft, rows = load(REPORT), shipped_draft(), []
+    for domain in LEARNT:
+        for k in sorted(int(length) for length in report["replayed_by_k"]):
+            base, tuned = (by_formula(report, domain, name, k) for name in ("base", draft))
+            rows.append([DOMAINS[domain], str(k), *(f"{base[name]:.2f} → {tuned[name]:.2f}" for name in base)])
+    header = ["prompts", "K", *by_formula(report, LEARNT[0], draft, 1)]
+    return f"{table(header, rows)}\n\nEach cell: base → {draft}. {costs_in_words(report)}"
+
+
+def costs_in_words(report: dict) -> str:
+    counts = report["parameters"]
+    said = [f"{counts['draft'] / counts['verifier']:.3f} by parameters (MBSU)"]
+    environments = []
+    for backend, result in benchmarks().items():
+        step = result["summary"]["seconds_per_step"]
+        wide = step["verifier_of_5"] / step["verifier"]
+        said.append(
+            f"{result['summary']['c']:.3f} by measured time with {backend}, where a pass over five took {wide:.2f} of it"
+        )
+        environments.append(result["environment"])
+    measured = f" {hardware(environments)}" if environments else ""
+    return (
+        f"A draft step costs c verifier steps: {'; '.join(said)}. `c` takes a pass over K + 1 tokens to cost one over a single "
+        f"token; `c and width` takes its time from a line through the two widths that were timed, never below that of one."
+        f"{measured}"
+    )
+
+
+def formula_in_words() -> str:
+    """The paper's τ and MBSU, and the best K by measured time."""
+    report, draft = load(REPORT), shipped_draft()
+    said = []
+    for k in GOELS_K:
+        tau, factor = (report[metric][str(k)]["at"] for metric in ("tau", "mbsu"))
+        said.append(
+            f"at γ = {k} τ {tau['means']['base']:.2f} → {tau['means'][draft]:.2f}, {span(tau['changes'][draft], 2)}, and MBSU "
+            f"{factor['means']['base']:.2f} → {factor['means'][draft]:.2f}"
+        )
+    best = [best_length(report, draft, f"{backend}, c and width", backend) for backend in benchmarks()]
+    return f"By formula, AT prompts: {'; '.join(said)}. {' '.join(best)}".rstrip()
+
+
+def best_length(report: dict, draft: str, formula: str, backend: str) -> str:
+    lengths = sorted(int(length) for length in report["replayed_by_k"])
+    words = []
+    for name in ("base", draft):
+        best = max(lengths, key=lambda k: by_formula(report, "at", name, k)[formula])
+        words.append(f"`{name}` {by_formula(report, 'at', name, best)[formula]:.2f} at K = {best}")
+    return f"With what a step and a wide pass take on two cores ({backend}), at its best K: {', '.join(words)}."
+
+
+# --- break-even ---------------------------------------------------------------------------------------------------------
+
+
+def live_runs() -> list[tuple[str, list[dict]]]:
+    """(backend and K in words, the runs) of every result of this pair that decoded prompts with the draft that ships.
+
+    A run has `prompt`, `draft` ("verifier": none), `tokens` and `seconds`.
+    """
+    report = load(REPORT)
+    draft, found = shipped_draft(), []
+    path = report["drafts"][draft]["path"]
+    for file in sorted(ENGINE.glob("*.json")):
+        result = load(file)
+        pair = result.get("pair")
+        if not result.get("runs") or not isinstance(pair, dict) or pair.get("name") != PAIR:
+            continue
+        conditions = result["conditions"]
+        if conditions.get("adapters", {}).get(draft) == path:
+            found.append((f"{pair.get('backend', 'transformers')}, K = {conditions['k']}", result["runs"]))
+    live = REPORT.parent / "live.jsonl"
+    if live.exists():
+        runs = [row for row in read_jsonl(live) if "seconds" in row]
+        k, backend = report["conditions"]["k"], report["conditions"]["dtype"]
+        found.append((f"{backend}, K = {k}", runs))
+    return found
+
+
+def seconds_a_token(runs: list[dict], draft: str) -> dict[str, float]:
+    """prompt → seconds a token with this draft, a mean over random seeds."""
+    spent: dict[str, list[float]] = {}
+    for found in runs:
+        if found["draft"] == draft and found["tokens"]:
+            spent.setdefault(found["prompt"], []).append(found["seconds"] / found["tokens"])
+    return {prompt: sum(values) / len(values) for prompt, values in spent.items()}
+
+
+def saved(runs: list[dict], draft: str, rival: str) -> dict | None:
+    """Seconds a token that `draft` saves against `rival`: mean over the prompts of both, interval; None without any."""
+    tuned, other = seconds_a_token(runs, draft), seconds_a_token(runs, rival)
+    values = [other[prompt] - tuned[prompt] for prompt in tuned if prompt in other]
+    return {"prompts": len(values), **mean_with_interval(values, seed=42)} if values else None
+
+
+def training_cost(runs: list[dict], draft: str) -> tuple[float, float, int, int]:
+    """(seconds of training, seconds of writing the answers at most, answers, their tokens).
+
+    generate_answers.py keeps no seconds. The bound is the time that the verifier alone takes for so many tokens in `runs`, one
+    text at a time; it wrote them in batches, which is faster.
+    """
+    metrics = distilled(ADAPTERS)[draft]
+    lengths = []
+    for file in sorted((HERE / "answers").glob("*.jsonl")):
+        if str(file) in metrics["command"]:
+            lengths += [len(row["token_ids"]) for row in read_jsonl(file) if "token_ids" in row]
+    wanted = sum(metrics["rows"].values())
+    if len(lengths) != wanted:
+        raise Problem(f"{draft} was trained on {wanted} answers, and its files hold {len(lengths)}. Train it again.")
+    plain = list(seconds_a_token(runs, "verifier").values())
+    writing = sum(lengths) * sum(plain) / len(plain) if plain else 0.0
+    return metrics["seconds"], writing, len(lengths), sum(lengths)
+
+
+def paid_after(change: dict, cost: float) -> str:
+    """After how many generated tokens `cost` seconds are saved, if it was shown that any are."""
+    seconds = f"{change['mean'] * 1000:+.1f} ms a token"
+    if change["interval"] is None:
+        if change["mean"] <= 0:
+            return f"{seconds} on one prompt: nothing is saved there"
+        word = tokens_for(cost, change["mean"])
+        return f"{seconds} on one prompt, which has no interval: never shown (taken at its word, after {word})"
+    low, high = change["interval"]
+    spread = f"{seconds} ({low * 1000:+.1f} to {high * 1000:+.1f}) on {change['prompts']} prompts"
+    if high < 0:
+        return f"{spread}: never, it costs time"
+    if low <= 0:
+        return f"{spread}: the interval includes zero, so that it pays was never shown"
+    return f"{spread}: after {tokens_for(cost, change['mean'])} ({tokens_for(cost, high)} to {tokens_for(cost, low)})"
+
+
+def tokens_for(cost: float, saving: float) -> str:
+    return f"{cost / saving:,.0f} tokens"
+
+
+def break_even() -> str:
+    found, draft = live_runs(), shipped_draft()
+    if not found:
+        return "When the training has paid for itself is open: no result holds a live run with the draft that ships."
+    training, _, answers, tokens = training_cost(found[0][1], draft)
+    said = [
+        f"**After how many tokens has the training paid?** It took {training:,.0f} s. What writing its {answers} answers "
+        f"({tokens:,} tokens) took was not recorded: at most what the verifier alone takes for so many tokens, one text at a "
+        "time, in the run that is compared. Saved by the draft that ships, live:",
+        "",
+    ]
+    for words, runs in found:
+        training, writing, *_ = training_cost(runs, draft)
+        for rival, name in (("base", "the base draft"), ("verifier", "the verifier alone")):
+            change = saved(runs, draft, rival)
+            if change:
+                cost = f"{training + writing:,.0f} s to earn back"
+                said.append(f"- {words}, against {name}, {cost}: {paid_after(change, training + writing)}.")
+    return "\n".join(said)
+
+
+# --- what is open -------------------------------------------------------------------------------------------------------
+
+
+def still_open() -> str:
+    """What the study asked for and the results do not hold, in words."""
+    metrics = [one["settings"] for one in {**distilled(ADAPTERS), **distilled(ARMS)}.values()]
+    measured, found = by_gain(), by_temperature()
+    parts = [f"the loss `{loss}`" for loss in LOSS_NAMES if loss not in measured]
+    parts += [f"{words} prompts" for words in missing_domains()]
+    parts += [f"temperature {temperature:g}" for temperature in TEMPERATURES if temperature not in found]
+    if all(settings["data"] == "offline" for settings in metrics):
+        parts.append("the draft's own text (online, mixed)")
+    if not any(settings.get("from_adapter") for settings in metrics):
+        parts.append("distillation after DPO, or before it")
+    if len({settings["seed"] for settings in metrics}) == 1:
+        parts.append("a second random seed")
+    live = [saved(runs, shipped_draft(), "base") for _, runs in live_runs()]
+    if not any(change and change["interval"] for change in live):
+        parts.append("live speed on more than one prompt")
+    return f"Without a measurement here: {', '.join(parts)}." if parts else "Every part that the study asked for is measured."
+
+
 OWN_PARTS: dict[str, Part] = {
     "answer": answer,
     "paired": paired,
@@ -285,6 +775,17 @@ OWN_PARTS: dict[str, Part] = {
     "losses": losses,
     "came": came,
     "reading": reading,
+    "ceiling": ceiling,
+    "where in words": where_in_words,
+    "elsewhere": elsewhere,
+    "temperatures": temperatures,
+    "speed in words": formula_in_words,
+    "break-even": break_even,
+    "open": still_open,
+    "domains": domain_table,
+    "temperature table": temperature_table,
+    "where": where,
+    "speed by formula": formula_table,
     "trainings": trainings,
 }
 PAGES: dict[Path, dict[str, Part]] = {OWN: OWN_PARTS, FRONT: {"row distillation": row}}

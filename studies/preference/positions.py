@@ -16,7 +16,7 @@ from domains.at import names
 from specdec.comparison import PAIRED_KEYS, Measured, joined
 from specdec.files import read_jsonl
 from specdec.models import QWEN_CODER
-from specdec.positions import BUCKETS, where
+from specdec.positions import BUCKETS, kinds_by_row, where
 from specdec.provenance import is_header, provenance
 from specdec.report import load
 from specdec.terminal import Problem, put_json, run
@@ -46,7 +46,7 @@ def main() -> None:
         rows = [row for row in joined(measured.rows) if row["domain"] == domain and row["source"] != "study0"]
         if not rows:
             raise Problem(f"no {domain} rows in {measured.file}. Run evaluate_acceptance.py paired first.")
-        result[domain] = where(rows, answers, tokenizer, patterns, drafts, seed=42)
+        result[domain] = where(rows, kinds_by_row(rows, answers, tokenizer, patterns), drafts, seed=42)
     put_json(result, args.json)
     for group, found in result["at"]["by_kind"][drafts[0]].items():
         print(f"{group}: {found['share']:.1%} of tokens, {found['base']:.3f} {found['change']['mean']:+.4f}")
