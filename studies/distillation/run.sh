@@ -43,10 +43,9 @@ python evaluate_acceptance.py report --results-dir $results --per-type 8 --promp
 # --- prompts of a kind that no draft learnt from, and other temperatures (half an hour each); a folder each, for a file of
 # rows holds one sampling, and its report all that it holds ---
 shipped="base dpo=final_adapter distilled=adapters/distilled"
-others=studies/distillation/answers/out_of_domain.jsonl
-for domain in translation code_chat; do
-  python generate_answers.py --prompts domains/$domain.jsonl --limit 16 --output $others
-done
+others=studies/distillation/answers/ood.jsonl
+python generate_answers.py --prompts domains/translation.jsonl --limit 24 --output $others
+python generate_answers.py --prompts domains/code_chat.jsonl --limit 12 --output $others
 python evaluate_acceptance.py paired --results-dir $results/out_of_domain --answers $others \
   --prompts domains/translation.jsonl domains/code_chat.jsonl --drafts $shipped
 python evaluate_acceptance.py report --results-dir $results/out_of_domain

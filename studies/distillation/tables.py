@@ -7,6 +7,7 @@ python -m studies.distillation.tables --check    exits 1 if a page and the resul
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -186,11 +187,11 @@ def by_gain() -> list[str]:
 def losses() -> str:
     report, drafts, metrics = load(REPORT), equal_budget(), distilled(ARMS)
     group, best = report["paired"]["at"], by_gain()[0]
-    changes = group["changes"]
+    changes, found = group["changes"], overlaps()
     rows = []
     for loss in by_gain():
         change = changes[drafts[loss]]
-        behind = "–" if loss == best else span(difference(drafts[loss], drafts[best]))
+        behind = "–" if loss == best else span(difference(found, drafts[loss], drafts[best]))
         held_out = metrics[drafts[loss]]["held_out_overlap"]["after"]
         rows.append(
             [
@@ -206,22 +207,28 @@ def losses() -> str:
     return table(header, rows)
 
 
-def difference(draft: str, other: str) -> dict:
-    """Mean over AT prompts of draft − other in Σ min(p, q), paired, with its interval."""
-    overlaps: dict[str, dict[str, float]] = {}
+def overlaps() -> dict[str, dict[str, float]]:
+    """AT prompt → draft → its Σ min(p, q), of all runs together."""
+    found: dict[str, dict[str, float]] = {}
     for measured in read_jsonl(ROWS):
         if measured.get("domain") == "at":
-            overlaps.setdefault(measured["prompt"], {}).update(measured["overlap"])
-    return mean_with_interval([found[draft] - found[other] for found in overlaps.values()], seed=42)
+            found.setdefault(measured["prompt"], {}).update(measured["overlap"])
+    return found
+
+
+def difference(found: dict[str, dict[str, float]], draft: str, other: str) -> dict:
+    """Mean over the AT prompts of both of draft − other in Σ min(p, q), paired, with its interval; `found` of `overlaps`."""
+    both = [drafts for drafts in found.values() if draft in drafts and other in drafts]
+    return mean_with_interval([drafts[draft] - drafts[other] for drafts in both], seed=42)
 
 
 def came() -> str:
     """What the theory predicted, beside what was measured at equal budget."""
-    drafts, measured = equal_budget(), by_gain()
+    drafts, measured, found = equal_budget(), by_gain(), overlaps()
     said = []
     for one, other, words in PREDICTIONS:
         if one in measured and other in measured:
-            said.append(f"- `{one}` − `{other}`: {span(difference(drafts[one], drafts[other]))}. {words}")
+            said.append(f"- `{one}` − `{other}`: {span(difference(found, drafts[one], drafts[other]))}. {words}")
     return "\n".join(said)
 
 
@@ -390,7 +397,8 @@ def measured_under(report: dict) -> dict:
 
 def by_domain() -> dict[str, tuple[dict, float, dict]]:
     """domain → (its group, its ceiling, its report) at the main report's temperature, where the shipped draft is measured."""
-    draft, found = shipped_draft(), {}
+    draft = shipped_draft()
+    found: dict[str, tuple[dict, float, dict]] = {}
     temperature = load(REPORT)["conditions"]["temperature"]
     for report in reports():
         for domain in DOMAINS:
@@ -556,60 +564,83 @@ def unnamed(result: dict) -> str:
 
 
 def benchmarks() -> dict[str, dict]:
-    """backend → the benchmark of this pair that timed a step of both models; of several, the one of most prompts."""
-    found: dict[str, dict] = {}
+    """backend → `steps` (seconds a step of draft, verifier, and verifier over five tokens) and `environment`.
+
+    Of several benchmarks of this pair, the one that decoded with the draft that ships, else that of most prompts.
+    """
+    draft = shipped_draft()
+    found: dict[str, tuple[tuple, dict]] = {}
     for file in sorted(ENGINE.glob("*.json")):
         result = load(file)
-        if result.get("pair") != PAIR or not (result.get("summary") or {}).get("seconds_per_step"):
+        if result.get("pair") != PAIR:
             continue
-        backend = result["conditions"].get("backend", "transformers")
-        if backend not in found or len(result["rows"]) > len(found[backend]["rows"]):
-            found[backend] = result
-    return found
+        prompts = len({row["prompt"] for row in result["rows"]})
+        rank = (draft in result["conditions"].get("drafts", {}), prompts)
+        for backend, steps in timed_steps(result).items():
+            if backend not in found or rank > found[backend][0]:
+                found[backend] = (rank, {"steps": steps, "environment": result["environment"]})
+    return {backend: known for backend, (_, known) in found.items()}
 
 
-def pass_cost(result: dict, k: int) -> float:
+def timed_steps(result: dict) -> dict[str, dict]:
+    """backend → its seconds a step, from a benchmark of one backend (its summary) or of several (about each)."""
+    if isinstance(result.get("summary"), dict):
+        return {result["conditions"].get("backend", "transformers"): result["summary"]["seconds_per_step"]}
+    about = result.get("about") or {}
+    return {peer: known["seconds_per_step"] for peer, known in about.items() if "draft" in known.get("seconds_per_step", {})}
+
+
+def cost_ratio(benchmark: dict) -> float:
+    return benchmark["steps"]["draft"] / benchmark["steps"]["verifier"]
+
+
+def wide_pass(benchmark: dict) -> float:
+    """A verifier pass over five tokens, in passes over one."""
+    return benchmark["steps"]["verifier_of_5"] / benchmark["steps"]["verifier"]
+
+
+def pass_cost(benchmark: dict, k: int) -> float:
     """A verifier pass over K + 1 tokens in passes over one: a straight line through the two widths that were timed, 1 and 5.
 
     Never below 1: that a wider pass took less is run-to-run variation.
     """
-    step = result["summary"]["seconds_per_step"]
-    return max(1.0, 1 + (step["verifier_of_5"] / step["verifier"] - 1) * k / 4)
+    return max(1.0, 1 + (wide_pass(benchmark) - 1) * k / 4)
 
 
-def by_formula(report: dict, domain: str, draft: str, k: int) -> dict[str, float]:
-    """The speed-up over the plain verifier, by name of the formula; τ is replayed from the stored texts."""
+def by_formula(report: dict, timed: dict[str, dict], domain: str, draft: str, k: int) -> dict[str, float]:
+    """The speed-up over the plain verifier, by name of the formula; τ is replayed from the stored texts.
+
+    `timed` is that of `benchmarks`.
+    """
     tau = report["replayed_by_k"][str(k)][domain][draft]
     counts = report["parameters"]
     found = {"MBSU": speedup(tau, k, counts["draft"] / counts["verifier"])}
-    for backend, result in benchmarks().items():
-        c = result["summary"]["c"]
+    for backend, benchmark in timed.items():
+        c = cost_ratio(benchmark)
         found[f"{backend}, c"] = speedup(tau, k, c)
-        found[f"{backend}, c and width"] = tau / (c * k + pass_cost(result, k))
+        found[f"{backend}, c and width"] = tau / (c * k + pass_cost(benchmark, k))
     return {"tokens per pass": tau, **found}
 
 
 def formula_table() -> str:
-    report, draft, rows = load(REPORT), shipped_draft(), []
+    report, timed, draft = load(REPORT), benchmarks(), shipped_draft()
+    rows = []
     for domain in LEARNT:
         for k in sorted(int(length) for length in report["replayed_by_k"]):
-            base, tuned = (by_formula(report, domain, name, k) for name in ("base", draft))
+            base, tuned = (by_formula(report, timed, domain, name, k) for name in ("base", draft))
             rows.append([DOMAINS[domain], str(k), *(f"{base[name]:.2f} → {tuned[name]:.2f}" for name in base)])
-    header = ["prompts", "K", *by_formula(report, LEARNT[0], draft, 1)]
-    return f"{table(header, rows)}\n\nEach cell: base → {draft}. {costs_in_words(report)}"
+    header = ["prompts", "K", *by_formula(report, timed, LEARNT[0], draft, 1)]
+    return f"{table(header, rows)}\n\nEach cell: base → {draft}. {costs_in_words(report, timed)}"
 
 
-def costs_in_words(report: dict) -> str:
+def costs_in_words(report: dict, timed: dict[str, dict]) -> str:
     counts = report["parameters"]
     said = [f"{counts['draft'] / counts['verifier']:.3f} by parameters (MBSU)"]
     environments = []
-    for backend, result in benchmarks().items():
-        step = result["summary"]["seconds_per_step"]
-        wide = step["verifier_of_5"] / step["verifier"]
-        said.append(
-            f"{result['summary']['c']:.3f} by measured time with {backend}, where a pass over five took {wide:.2f} of it"
-        )
-        environments.append(result["environment"])
+    for backend, benchmark in timed.items():
+        c, wide = cost_ratio(benchmark), wide_pass(benchmark)
+        said.append(f"{c:.3f} by measured time with {backend}, where a pass over five tokens took {wide:.2f} of one over one")
+        environments.append(benchmark["environment"])
     measured = f" {hardware(environments)}" if environments else ""
     return (
         f"A draft step costs c verifier steps: {'; '.join(said)}. `c` takes a pass over K + 1 tokens to cost one over a single "
@@ -620,7 +651,7 @@ def costs_in_words(report: dict) -> str:
 
 def formula_in_words() -> str:
     """The paper's τ and MBSU, and the best K by measured time."""
-    report, draft = load(REPORT), shipped_draft()
+    report, timed, draft = load(REPORT), benchmarks(), shipped_draft()
     said = []
     for k in GOELS_K:
         tau, factor = (report[metric][str(k)]["at"] for metric in ("tau", "mbsu"))
@@ -628,60 +659,104 @@ def formula_in_words() -> str:
             f"at γ = {k} τ {tau['means']['base']:.2f} → {tau['means'][draft]:.2f}, {span(tau['changes'][draft], 2)}, and MBSU "
             f"{factor['means']['base']:.2f} → {factor['means'][draft]:.2f}"
         )
-    best = [best_length(report, draft, f"{backend}, c and width", backend) for backend in benchmarks()]
+    best = [best_length(report, timed, draft, backend) for backend in timed]
     return f"By formula, AT prompts: {'; '.join(said)}. {' '.join(best)}".rstrip()
 
 
-def best_length(report: dict, draft: str, formula: str, backend: str) -> str:
+def best_length(report: dict, timed: dict[str, dict], draft: str, backend: str) -> str:
     lengths = sorted(int(length) for length in report["replayed_by_k"])
     words = []
     for name in ("base", draft):
-        best = max(lengths, key=lambda k: by_formula(report, "at", name, k)[formula])
-        words.append(f"`{name}` {by_formula(report, 'at', name, best)[formula]:.2f} at K = {best}")
-    return f"With what a step and a wide pass take on two cores ({backend}), at its best K: {', '.join(words)}."
+        factors = {k: by_formula(report, timed, "at", name, k)[f"{backend}, c and width"] for k in lengths}
+        best = max(lengths, key=lambda k: factors[k])
+        words.append(f"`{name}` {factors[best]:.2f} at K = {best}")
+    return f"With what a step and a wide pass took with {backend}, each draft at its best K: {', '.join(words)}."
 
 
 # --- break-even ---------------------------------------------------------------------------------------------------------
 
 
-def live_runs() -> list[tuple[str, list[dict]]]:
-    """(backend and K in words, the runs) of every result of this pair that decoded prompts with the draft that ships.
+def live_runs() -> dict[str, list[dict]]:
+    """backend → the runs that decoded prompts of this pair with the draft that ships; of several results the most prompts.
 
-    A run has `prompt`, `draft` ("verifier": none), `tokens` and `seconds`.
+    A run has `prompt`, `draft` (None: the verifier alone), `k`, `tokens` and `seconds`.
     """
-    report = load(REPORT)
-    draft, found = shipped_draft(), []
-    path = report["drafts"][draft]["path"]
-    for file in sorted(ENGINE.glob("*.json")):
-        result = load(file)
-        pair = result.get("pair")
-        if not result.get("runs") or not isinstance(pair, dict) or pair.get("name") != PAIR:
-            continue
-        conditions = result["conditions"]
-        if conditions.get("adapters", {}).get(draft) == path:
-            found.append((f"{pair.get('backend', 'transformers')}, K = {conditions['k']}", result["runs"]))
-    live = REPORT.parent / "live.jsonl"
-    if live.exists():
-        runs = [row for row in read_jsonl(live) if "seconds" in row]
-        k, backend = report["conditions"]["k"], report["conditions"]["dtype"]
-        found.append((f"{backend}, K = {k}", runs))
+    found: dict[str, list[dict]] = {}
+    for backend, runs in [*benchmark_runs(), *decoded_runs(), *evaluated_runs()]:
+        if shipped_draft() in {one["draft"] for one in runs}:
+            prompts = len({one["prompt"] for one in runs})
+            if backend not in found or prompts > len({one["prompt"] for one in found[backend]}):
+                found[backend] = runs
     return found
 
 
-def seconds_a_token(runs: list[dict], draft: str) -> dict[str, float]:
-    """prompt → seconds a token with this draft, a mean over random seeds."""
-    spent: dict[str, list[float]] = {}
-    for found in runs:
-        if found["draft"] == draft and found["tokens"]:
-            spent.setdefault(found["prompt"], []).append(found["seconds"] / found["tokens"])
-    return {prompt: sum(values) / len(values) for prompt, values in spent.items()}
+def is_shipped(adapters: dict[str, str | None]) -> bool:
+    """Is what `adapters` (name → path) calls by the shipped draft's name that draft?"""
+    draft = shipped_draft()
+    return adapters.get(draft) == load(REPORT)["drafts"][draft]["path"]
 
 
-def saved(runs: list[dict], draft: str, rival: str) -> dict | None:
-    """Seconds a token that `draft` saves against `rival`: mean over the prompts of both, interval; None without any."""
-    tuned, other = seconds_a_token(runs, draft), seconds_a_token(runs, rival)
+def benchmark_runs() -> Iterator[tuple[str, list[dict]]]:
+    """Of benchmark_decoding.py: every backend that took the draft that ships."""
+    for file in sorted(ENGINE.glob("*.json")):
+        result = load(file)
+        if result.get("pair") == PAIR and is_shipped(result["conditions"].get("drafts", {})):
+            for backend in dict.fromkeys(row["peer"] for row in result["rows"]):
+                yield backend, [row for row in result["rows"] if row["peer"] == backend]
+
+
+def decoded_runs() -> Iterator[tuple[str, list[dict]]]:
+    """Of speculative_decode.py --mode compare."""
+    for file in sorted(ENGINE.glob("*.json")):
+        result = load(file)
+        pair = result.get("pair")
+        if "runs" not in result or not isinstance(pair, dict) or pair.get("name") != PAIR:
+            continue
+        if is_shipped(result["conditions"].get("adapters", {})):
+            yield pair.get("backend", "transformers"), [named(one, result["conditions"]["k"]) for one in result["runs"]]
+
+
+def evaluated_runs() -> Iterator[tuple[str, list[dict]]]:
+    """Of evaluate_acceptance.py live."""
+    file = REPORT.parent / "live.jsonl"
+    if file.exists():
+        rows = list(read_jsonl(file))
+        conditions = rows[0]["conditions"]
+        backend = "int8" if conditions["dtype"] == "int8" else "transformers"
+        if is_shipped(conditions["drafts"]):
+            yield backend, [named(row, conditions["k"]) for row in rows if "seconds" in row]
+
+
+def named(decoded: dict, k: int) -> dict:
+    """A run that calls the verifier alone a draft of that name, as the others write it."""
+    return {**decoded, "draft": None, "k": 0} if decoded["draft"] == "verifier" else {**decoded, "k": k}
+
+
+def seconds_a_token(runs: list[dict], draft: str | None) -> tuple[int, dict[str, float]]:
+    """The draft length at which this draft was fastest, and there: prompt → seconds a token, a mean over random seeds."""
+    spent: dict[int, dict[str, list[float]]] = {}
+    for one in runs:
+        if one["draft"] == draft and one["tokens"]:
+            spent.setdefault(one["k"], {}).setdefault(one["prompt"], []).append(one["seconds"] / one["tokens"])
+    means = {}
+    for k, prompts in spent.items():
+        means[k] = {prompt: sum(values) / len(values) for prompt, values in prompts.items()}
+    if not means:
+        return 0, {}
+    best = min(means, key=lambda k: sum(means[k].values()) / len(means[k]))
+    return best, means[best]
+
+
+def saved(runs: list[dict], draft: str, rival: str | None) -> dict | None:
+    """Seconds a token that `draft` saves against `rival`, each at its fastest K: mean over prompts, interval, both K.
+
+    None where no prompt was decoded with both.
+    """
+    (k, tuned), (rivals_k, other) = seconds_a_token(runs, draft), seconds_a_token(runs, rival)
     values = [other[prompt] - tuned[prompt] for prompt in tuned if prompt in other]
-    return {"prompts": len(values), **mean_with_interval(values, seed=42)} if values else None
+    if not values:
+        return None
+    return {"prompts": len(values), "k": k, "rivals_k": rivals_k, **mean_with_interval(values, seed=42)}
 
 
 def training_cost(runs: list[dict], draft: str) -> tuple[float, float, int, int]:
@@ -698,7 +773,7 @@ def training_cost(runs: list[dict], draft: str) -> tuple[float, float, int, int]
     wanted = sum(metrics["rows"].values())
     if len(lengths) != wanted:
         raise Problem(f"{draft} was trained on {wanted} answers, and its files hold {len(lengths)}. Train it again.")
-    plain = list(seconds_a_token(runs, "verifier").values())
+    plain = list(seconds_a_token(runs, None)[1].values())
     writing = sum(lengths) * sum(plain) / len(plain) if plain else 0.0
     return metrics["seconds"], writing, len(lengths), sum(lengths)
 
@@ -709,39 +784,37 @@ def paid_after(change: dict, cost: float) -> str:
     if change["interval"] is None:
         if change["mean"] <= 0:
             return f"{seconds} on one prompt: nothing is saved there"
-        word = tokens_for(cost, change["mean"])
-        return f"{seconds} on one prompt, which has no interval: never shown (taken at its word, after {word})"
+        word = f"after {cost / change['mean']:,.0f} tokens"
+        return f"{seconds} on one prompt, which has no interval: never shown (taken at its word, {word})"
     low, high = change["interval"]
     spread = f"{seconds} ({low * 1000:+.1f} to {high * 1000:+.1f}) on {change['prompts']} prompts"
     if high < 0:
         return f"{spread}: never, it costs time"
     if low <= 0:
         return f"{spread}: the interval includes zero, so that it pays was never shown"
-    return f"{spread}: after {tokens_for(cost, change['mean'])} ({tokens_for(cost, high)} to {tokens_for(cost, low)})"
-
-
-def tokens_for(cost: float, saving: float) -> str:
-    return f"{cost / saving:,.0f} tokens"
+    return f"{spread}: after {cost / change['mean']:,.0f} tokens ({cost / high:,.0f} to {cost / low:,.0f})"
 
 
 def break_even() -> str:
     found, draft = live_runs(), shipped_draft()
     if not found:
         return "When the training has paid for itself is open: no result holds a live run with the draft that ships."
-    training, _, answers, tokens = training_cost(found[0][1], draft)
+    training, _, answers, tokens = training_cost(next(iter(found.values())), draft)
     said = [
         f"**After how many tokens has the training paid?** It took {training:,.0f} s. What writing its {answers} answers "
         f"({tokens:,} tokens) took was not recorded: at most what the verifier alone takes for so many tokens, one text at a "
-        "time, in the run that is compared. Saved by the draft that ships, live:",
+        "time, in the runs that are compared. Saved by the draft that ships, live, every draft at its fastest K:",
         "",
     ]
-    for words, runs in found:
+    for backend, runs in found.items():
         training, writing, *_ = training_cost(runs, draft)
-        for rival, name in (("base", "the base draft"), ("verifier", "the verifier alone")):
-            change = saved(runs, draft, rival)
-            if change:
-                cost = f"{training + writing:,.0f} s to earn back"
-                said.append(f"- {words}, against {name}, {cost}: {paid_after(change, training + writing)}.")
+        for rival in ("base", None):
+            if change := saved(runs, draft, rival):
+                other = f"the base draft at K = {change['rivals_k']}" if rival else "the verifier alone"
+                paid = paid_after(change, training + writing)
+                said.append(
+                    f"- {backend}, K = {change['k']}, against {other}, {training + writing:,.0f} s to earn back: {paid}."
+                )
     return "\n".join(said)
 
 
@@ -761,7 +834,7 @@ def still_open() -> str:
         parts.append("distillation after DPO, or before it")
     if len({settings["seed"] for settings in metrics}) == 1:
         parts.append("a second random seed")
-    live = [saved(runs, shipped_draft(), "base") for _, runs in live_runs()]
+    live = [saved(runs, shipped_draft(), "base") for runs in live_runs().values()]
     if not any(change and change["interval"] for change in live):
         parts.append("live speed on more than one prompt")
     return f"Without a measurement here: {', '.join(parts)}." if parts else "Every part that the study asked for is measured."
