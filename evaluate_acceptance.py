@@ -283,9 +283,7 @@ def rounded(row: dict) -> dict:
 def report(args: argparse.Namespace) -> None:
     """Writes the statistics of `paired`, and of `live` where it was run, to acceptance.json."""
     found = Measured(args.results_dir / "paired.jsonl", PAIRED_KEYS)
-    measured_live = Measured(
-        args.results_dir / "live.jsonl", LIVE_KEYS, {**found.conditions, "k": args.k, "adapters": found.adapters}
-    )
+    measured_live = live_beside(found, args.k)
     if args.prompts:
         wanted = {row["prompt"] for row in chosen_prompts(args)}
         found.only(wanted), measured_live.only(wanted)
@@ -320,6 +318,21 @@ def report(args: argparse.Namespace) -> None:
         )
     put_json(result, str(args.results_dir / "acceptance.json"))
     print_changes(result["paired"])
+
+
+def live_beside(paired: Measured, k: int) -> Measured:
+    """The rows of `live` in the folder of `paired`, which must be of its conditions and of draft length `k`.
+
+    Raises:
+        Problem: they are not.
+    """
+    file = paired.file.with_name("live.jsonl")
+    if bound := Measured(file, LIVE_KEYS).conditions.get("stop_below"):
+        raise Problem(
+            f"{file} holds runs with --stop-below {bound}, which report cannot set beside drafts of K tokens. "
+            "Move it to a folder of its own, and give live that one as --results-dir."
+        )
+    return Measured(file, LIVE_KEYS, {**paired.conditions, "k": k, "adapters": paired.adapters})
 
 
 def print_changes(groups: dict) -> None:

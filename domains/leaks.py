@@ -3,6 +3,8 @@
     python -m domains.leaks                every training file of the repository against every evaluation file
     python -m domains.leaks FILE …         other training files, such as those of generate_queries.py
 
+A file beside this one holds training prompts where its name ends in _train, _users, _exam or _curated, else evaluation prompts.
+
 Prints, a training file, its rows and those that are near an evaluation prompt; exits 1 where there is one. "Near" is
 rapidfuzz's token_set_ratio of 90 or more in lower case, as check_dataset.py has it. That measure is 100 wherever the words of
 one text all stand in the other, so texts under five words ("what is the time") are compared by `ratio`, of 90 or more, and
@@ -22,34 +24,26 @@ from specdec.files import BadLine, read_jsonl
 from specdec.terminal import Problem, run
 
 HERE = Path(__file__).parent
-EVALUATION = tuple(
-    HERE / f"{name}.jsonl"
-    for name in (
-        "study0",
-        "at",
-        "general",
-        "biology_test",
-        "function_calling_test",
-        "chinese_test",
-        "translation",
-        "code_chat",
-        "natural_language",
-    )
-)
-TRAINING = tuple(
-    HERE / f"{name}.jsonl"
-    for name in (
-        "general_train",
-        "biology_users",
-        "biology_exam",
-        "function_calling_users",
-        "function_calling_curated",
-        "chinese_train",
-    )
-) + (HERE.parent / "dpo_clean.jsonl",)
+LEARNT = ("_train", "_users", "_exam", "_curated")  # how the name of a file of training prompts ends
+CODE = ("code_test", "code_train", "code_packages")
 CHINESE = re.compile("[\u3400-\u9fff]")
 FEW_WORDS = 5
 KINDS = {"chinese": ("ratio", 85), "short": ("ratio", 90), "long": ("token_set_ratio", 90)}  # scorer, least score of 100
+
+
+def sides(files: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """(training, evaluation): which side a file of prompts is on, by its name. What is not said to be learnt is measured."""
+    training: list[Path] = []
+    evaluation: list[Path] = []
+    for file in sorted(files):
+        if file.stem not in CODE:
+            side = training if file.stem.endswith(LEARNT) else evaluation
+            side.append(file)
+    return training, evaluation
+
+
+TRAINING, EVALUATION = sides(HERE.glob("*.jsonl"))
+TRAINING.append(HERE.parent / "dpo_clean.jsonl")
 
 
 def kind_of(text: str) -> str:

@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
 from domains import leaks
 from domains.leaks import EVALUATION, HERE, TRAINING, near_pairs
+from evaluate_acceptance import PROMPT_FILES
 from specdec.files import read_jsonl, write_jsonl
 
 QUESTION = "Which screen reader works best for a blind student?"
@@ -37,15 +39,25 @@ def test_no_training_prompt_of_the_repository_is_near_an_evaluation_prompt(cli):
     assert {name: found["near"] for name, found in json.loads(out).items()} == {file.name: [] for file in TRAINING}
 
 
-def test_every_file_of_prompts_is_on_one_side():
-    listed = {file.name for file in (*EVALUATION, *TRAINING)}
+def test_a_files_name_says_its_side():
+    names = ("at", "law_train", "law_test", "law_users", "law_exam", "law_curated", "train_law", "code_train", "code_chat")
+    training, evaluation = leaks.sides(Path(f"{name}.jsonl") for name in names)
+    assert [file.stem for file in training] == ["law_curated", "law_exam", "law_train", "law_users"]
+    assert [file.stem for file in evaluation] == ["at", "code_chat", "law_test", "train_law"]
+
+
+def test_every_file_of_prompts_is_on_the_side_that_it_is_used_on():
+    """What rows say of themselves, what is measured by default, and what study 0 was trained with."""
     code = {"code_test.jsonl", "code_train.jsonl", "code_packages.jsonl"}  # domains/code.py keeps these apart
-    assert {file.name for file in HERE.glob("*.jsonl")} - code == listed - {"dpo_clean.jsonl"}
-    assert not set(EVALUATION) & set(TRAINING)
+    assert {file.name for file in (*EVALUATION, *TRAINING)} == {file.name for file in HERE.glob("*.jsonl")} - code | {
+        "dpo_clean.jsonl"
+    }
+    assert {HERE.parent / name for name in PROMPT_FILES} <= set(EVALUATION)
     for file in (*EVALUATION, *TRAINING):
-        side = "test" if file.name.endswith("_test.jsonl") else None
         for row in read_jsonl(file, required=("prompt",)):
-            assert (row.get("split") == "test") == (side == "test"), f"{file.name}: {row['prompt'][:40]}"
+            expected = ("test", None) if file in EVALUATION else ("train", "users", "curated", None)
+            assert row.get("split") in expected, f"{file.name}: {row['prompt'][:40]}"
+            assert ("chosen" in row) == (file.name == "dpo_clean.jsonl")
 
 
 def test_a_leak_is_named(cli, tmp_path):

@@ -400,6 +400,17 @@ def test_a_draft_that_ends_when_unsure_is_for_live_alone(steps):
         assert "--stop-below is for live" in last_line(steps(step, "--stop-below", 0.4))
 
 
+def test_runs_that_ended_when_unsure_are_not_reported(steps, tmp_path):
+    """The line names them and says where they belong; report has no such option, so "the same options again" would not help."""
+    assert steps("answers")[0] == 0 and steps("paired")[0] == 0
+    assert steps("live", "--stop-below", 0.4, "--no-baseline")[0] == 0
+    line = last_line(steps("report"))
+    assert "live.jsonl holds runs with --stop-below 0.4" in line and "Move it to a folder of its own" in line
+    (tmp_path / "unsure").mkdir()
+    (tmp_path / "live.jsonl").rename(tmp_path / "unsure/live.jsonl")
+    assert steps("report")[0] == 0
+
+
 # --- never numbers of other conditions --------------------------------------------------------------------------------
 
 
