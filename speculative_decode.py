@@ -28,11 +28,14 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specdec.answers import prompt_ids
 from specdec.backend import Backend
+from specdec.draft_length import AUTO, BLOCKS, LONGEST, Measured, best_length, measured, why
 from specdec.engine import Engine
 from specdec.files import BadLine, read_jsonl, write_whole
 from specdec.models import add_model_arguments, choose_pair
@@ -291,6 +294,34 @@ def run_prompt(
     return Run(prompt, draft, seed, text, seconds, tuple(blocks), interrupted)
 
 
+def measure_steps(
+    engine: Engine, ids: tuple[list[int], list[int]], drafter: Drafter, settings: Settings, seed: int
+) -> Measured:
+    """Decodes the beginning of a text, which nobody sees, to learn what steps cost and how far drafts are accepted."""
+    import torch
+
+    verifier_prompt, draft_prompt = ids
+    generator = torch.Generator(device=engine.verifier.device).manual_seed(seed)
+    with torch.inference_mode():
+        prefill(engine.verifier, verifier_prompt, drafter, drafter.own_prompt(verifier_prompt, draft_prompt))
+        text = decode(engine.verifier, verifier_prompt[-1], replace(settings, k=LONGEST), engine.stop, generator, drafter)
+        blocks = list(islice(text, BLOCKS))
+    return measured(blocks, engine.verifier)
+
+
+def with_best_length(
+    engine: Engine, ids: tuple[list[int], list[int]], drafters: dict, settings: Settings, seed: int
+) -> tuple[Settings, dict]:
+    """The settings with the K that is best for these drafts together, and what it rests on, for --json."""
+    found = {}
+    for name, (drafter, _) in drafters.items():
+        if drafter:
+            found[name] = measure_steps(engine, ids, drafter, settings, seed)
+    k = best_length(list(found.values()))
+    say(why(k, found))
+    return replace(settings, k=k), {"k": k, "drafts": {name: each.as_row() for name, each in found.items()}}
+
+
 # --- at the terminal --------------------------------------------------------------------------------------------------
 
 
@@ -357,6 +388,14 @@ def result_row(run: Run, adapter: str, baseline: float | None) -> dict:
     }
 
 
+def draft_length(text: str) -> int | str:
+    """An argparse type: a number, or auto."""
+    try:
+        return text if text == AUTO else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text}: a number of tokens or {AUTO} is expected") from None
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -374,7 +413,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--prompt", type=utf8, help="one prompt")
     parser.add_argument("--prompts-file", type=Path, metavar="FILE", help='many: one {"prompt": …} a line')
     parser.add_argument("--adapter-path", default="./final_adapter", help="LoRA adapter of the dpo draft (default %(default)s)")
-    add_sampling_arguments(parser)
+    add_sampling_arguments(parser, draft_length, "draft length K (default 4), or auto: the one that should be fastest here")
     parser.add_argument("--raw", action="store_true", help="no chat template: the text goes on where the prompt ends")
     parser.add_argument("--no-baseline", action="store_true", help="skip the plain verifier; no speed-up is reported then")
     parser.add_argument("--json", metavar="FILE", help="write everything as JSON to FILE, or - for stdout")
@@ -386,7 +425,12 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     args = parse_arguments()
     check_outputs(args.json, args.trace, inputs=[args.prompts_file] if args.prompts_file else [])
-    settings, prompts, drafts = read_settings(args), read_prompts(args), chosen_drafts(args)
+    prompts, drafts, choose_k = read_prompts(args), chosen_drafts(args), args.k == AUTO
+    if choose_k and not drafts:
+        raise Problem("--k auto chooses a draft's length, and --mode verifier has no draft. Leave one of them out.")
+    if choose_k:
+        args.k = LONGEST  # until it is chosen
+    settings = read_settings(args)
     pair = choose_pair(args)
     if args.trace:
         write_whole(args.trace, "")
@@ -396,6 +440,9 @@ def main() -> int:
         drafters = {"verifier": (None, "none"), **drafters}
     # A prompt that does not fit is refused before the first is decoded.
     read = [prompt_ids(engine, {"prompt": prompt}, settings, raw=args.raw) for prompt in prompts]
+    chosen: dict = {}
+    if choose_k:
+        settings, chosen = with_best_length(engine, read[0], drafters, settings, args.seed)
     prompted = {"raw": True} if args.raw else {}
     trace = TraceWriter(args.trace, engine, settings, prompted) if args.trace else None
     output = console(stderr=args.json == "-")
@@ -411,6 +458,8 @@ def main() -> int:
         **provenance({**as_conditions(settings), **prompted, "seed": args.seed, "adapters": drafts}),
         "runs": [],
     }
+    if chosen:
+        result["k_auto"] = chosen
     interrupted = False
     for prompt, ids in zip(prompts, read, strict=True):
         rows = decode_with_all(engine, prompt, ids, drafters, settings, args.seed, output, trace)

@@ -57,9 +57,9 @@ def warp(logits: Tensor, settings: Settings) -> Tensor:
     return logits
 
 
-def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
+def add_sampling_arguments(parser: argparse.ArgumentParser, k_type=int, k_help: str = "draft length K (default 4)") -> None:
     """The options that `read_settings` reads."""
-    parser.add_argument("--k", type=int, default=4, help="draft length K (default 4)")
+    parser.add_argument("--k", type=k_type, default=4, help=k_help)
     parser.add_argument("--temperature", type=float, default=0.7, help="0 is greedy (default 0.7)")
     parser.add_argument("--top-k", type=int, default=0, help="keep the k most probable tokens (default 0: all)")
     parser.add_argument("--top-p", type=float, default=1.0, help="keep the most probable tokens of this mass (default 1: all)")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import speculative_decode
-from specdec import adapters, engine, models
+from specdec import adapters, draft_length, engine, models
 from specdec.answers import prompt_ids
 from specdec.backend import CachedModel
 from specdec.engine import Engine
@@ -137,6 +137,28 @@ def test_same_seed_same_text(cli, tiny):
     assert texts[0] == texts[1] != texts[2]
 
 
+def test_k_auto_is_chosen_before_the_run_and_changes_nothing_else(cli, tiny, adapter, tmp_path, monkeypatch):
+    """The K that measured costs ask for, named on stderr and in JSON; the texts are those of --k with that number."""
+    monkeypatch.setattr(draft_length, "pass_seconds", lambda verifier: {1: 99.0, 3: 99.0, 4: 999.0, 9: 999.0})
+    common = ("--prompt", PROMPT, "--mode", "compare", "--drafts", "base", f"tuned={adapter}", *pair_options(tiny))
+    status, _, err = cli(speculative_decode, "--k", "auto", "--json", tmp_path / "auto.json", *common)
+    found = json.loads((tmp_path / "auto.json").read_text())
+    assert status == 0 and "K = 2 for the whole run" in err and "--k 2 repeats this run" in err, err
+    assert found["conditions"]["k"] == found["k_auto"]["k"] == 2 and found["k_auto"]["drafts"].keys() == {"base", "tuned"}
+    _, out, _ = cli(speculative_decode, "--k", 2, "--json", "-", *common)
+    fixed = json.loads(out)
+    assert [run["token_ids"] for run in found["runs"]] == [run["token_ids"] for run in fixed["runs"]]
+    assert "k_auto" not in fixed and max(len(run["acceptance_by_position"]) for run in found["runs"]) == 2
+
+
+def test_k_auto_measures_real_steps(cli, tiny):
+    status, out, err = cli(speculative_decode, "--k", "auto", "--prompt", PROMPT, "--json", "-", *pair_options(tiny))
+    assert status == 0, err
+    base = json.loads(out)["k_auto"]["drafts"]["base"]
+    assert base["draft_step_seconds"] > 0 and list(base["verifier_pass_seconds"]) == ["1", "2", "3", "5", "9"]
+    assert all(1 <= tokens <= 1 + int(k) for k, tokens in base["tokens_per_block"].items())
+
+
 def test_prompts_file(cli, tiny, tmp_path):
     file = tmp_path / "prompts.jsonl"
     file.write_text('{"prompt": "one"}\n\n{"prompt": "two"}\n')
@@ -259,6 +281,7 @@ BAD_INPUT = [
     (["--prompt", "a", "--draft", "./no/such/model"], "no model folder"),
     (["--prompts-file", "no-such-file.jsonl"], "no file"),
     (["--prompt", "a", "--temperature", "1e-40"], "--temperature must be 0"),
+    (["--prompt", "a", "--k", "auto", "--mode", "verifier"], "has no draft"),
     (["--prompt", "a", "--stop-below", "1.1"], "--stop-below must lie in [0, 1]"),
     (["--prompt", "a", "--stop-below", "0.3", "--temperature", "0"], "--stop-below needs a temperature above 0"),
     (["--prompt", "a", "--temperature", "nan"], "--temperature must be 0"),
