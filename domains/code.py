@@ -208,14 +208,12 @@ def draw(sources: list[Source], split: str, count: int, rng: random.Random, take
 
     Each row is of the next kind and from the package that has given fewest so far. `taken` holds the windows of all rows.
     """
-    from rapidfuzz import fuzz
-
     pools, kinds = pools_of(sources, split, rng), KINDS if split == "test" else ["snippet"]
     packages = sorted({source.package.name for source in sources})
     most = count if split == "train" else max(PER_PACKAGE, math.ceil(count / len(packages)))
     rows: list[dict] = []
     texts_so_far: list[str] = []
-    near: dict = defaultdict(list)
+    near: dict = defaultdict(list)  # (package, path) → the lines that rows of this file begin at
     given: Counter[str] = Counter()
     dropped = 0
     while len(rows) < count:
@@ -229,29 +227,39 @@ def draw(sources: list[Source], split: str, count: int, rng: random.Random, take
         others, text = near[name, source.path], "".join(texts.values())
         if len(others) == PER_FILE or any(abs(line - other) < 30 for other in others):
             continue
-        if windows(text) & taken or any(fuzz.ratio(text, other, score_cutoff=SIMILAR) for other in texts_so_far):
+        if is_near(text, texts_so_far, taken):
             dropped += 1
             continue
         taken |= windows(text)
         texts_so_far.append(text)
         others.append(line)
         given[name] += 1
-        rows.append(
-            {
-                **texts,
-                "domain": "code",
-                "query_type": source.package.language,  # what evaluation groups prompts by
-                "language": source.package.language,
-                "group": GROUP[source.package.language],
-                "kind": kind,
-                "package": name,
-                "version": source.package.version,
-                "licence": source.licence,
-                "path": source.path,
-                "source": source.package.client.replace("sdist", "pip"),
-            }
-        )
+        rows.append(row_of(source, kind, texts))
     return rows, dropped
+
+
+def is_near(text: str, others: list[str], taken: set[str]) -> bool:
+    """Whether eight of its lines in a row, or most of its characters, stand in another row."""
+    from rapidfuzz import fuzz
+
+    return bool(windows(text) & taken) or any(fuzz.ratio(text, other, score_cutoff=SIMILAR) for other in others)
+
+
+def row_of(source: Source, kind: str, texts: dict[str, str]) -> dict:
+    package = source.package
+    return {
+        **texts,
+        "domain": "code",
+        "query_type": package.language,  # what evaluation groups prompts by
+        "language": package.language,
+        "group": GROUP[package.language],
+        "kind": kind,
+        "package": package.name,
+        "version": package.version,
+        "licence": source.licence,
+        "path": source.path,
+        "source": package.client.replace("sdist", "pip"),
+    }
 
 
 def build(packages: list[Package], cache: Path, table: Path, seed: int = SEED) -> dict[str, list[dict]]:
