@@ -320,3 +320,27 @@ def test_every_loss_is_asked_for_and_what_lacks_is_said(tree, monkeypatch):
 def test_losses_measured_on_fewer_prompts_are_compared_where_both_are():
     found = {"a": {"kl": 0.5, "js": 0.6}, "b": {"kl": 0.4}, "c": {"kl": 0.5, "js": 0.7}}
     assert tables.difference(found, "js", "kl")["mean"] == pytest.approx(0.15)
+
+
+def test_trainings_of_one_budget_are_one_group_whenever_they_were_trained(tree):
+    """Older metrics leave out an option that newer ones write as False."""
+    arms = tables.distilled(tables.ARMS)
+    settings = {**arms["tvd"]["settings"], "loss": "new", "all_weights": False}
+    for name, changes in (("new", {}), ("more_steps", {"steps": 17, "loss": "other"})):
+        folder = tree / tables.ARMS / name
+        folder.mkdir()
+        (folder / "metrics.json").write_text(json.dumps({**arms["tvd"], "settings": {**settings, **changes}}))
+    grouped = tables.equal_budget()
+    assert grouped["new"] == "new" and grouped["tvd"] == "tvd" and "other" not in grouped
+
+
+@pytest.mark.parametrize("js, reason", [(0.66, True), (0.6, False)])
+def test_a_reason_is_given_only_where_both_other_divergences_beat_kl(monkeypatch, js, reason):
+    names = ["kl", "tvd", "reverse_kl", "js"]
+    overlaps = {"kl": 0.6, "tvd": 0.65, "reverse_kl": 0.64, "js": js}
+    monkeypatch.setattr(tables, "equal_budget", lambda: {name: name for name in names})
+    monkeypatch.setattr(tables, "overlaps", lambda: {f"prompt {number}": overlaps for number in range(9)})
+    monkeypatch.setattr(tables, "by_gain", lambda: names)
+    assert f"`js` {js - 0.6:+.4f}" in tables.bounded() and ("need not be total variation" in tables.bounded()) == reason
+    monkeypatch.setattr(tables, "by_gain", lambda: names[:-1])
+    assert tables.bounded() == ""
