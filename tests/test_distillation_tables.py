@@ -17,21 +17,48 @@ ROOT = Path(__file__).resolve().parents[1]
 DRAFT = "distilled"
 
 
+def benchmark_of(steps: dict, rows: list[dict], drafts: dict | None = None, backend: str = "int8") -> dict:
+    """A benchmark as benchmark_decoding.py writes it: every backend in a process of its own."""
+    environment = json.loads((ROOT / tables.REPORT).read_text())["environment"]
+    conditions = {"drafts": drafts or {"base": None}}
+    about = {backend: {"seconds_per_step": steps}, "llama.cpp": {"not_measured": "not installed"}}
+    return {
+        "pair": tables.PAIR,
+        "conditions": conditions,
+        "environment": environment,
+        "about": about,
+        "rows": rows,
+        "summary": [],
+    }
+
+
+STEPS = {"draft": 0.04, "verifier": 0.1, "verifier_of_5": 0.2}
+
+
+def run_of(prompt: int, draft: str | None, k: int, seconds: float) -> dict:
+    """A run of 10 tokens."""
+    return {"peer": "int8", "prompt": f"prompt {prompt}", "draft": draft, "k": k, "tokens": 10, "seconds": seconds}
+
+
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
-    """The study's files and the engine's results, to change, with the main report alone and one demo of one prompt."""
-    for name in ("distillation", "engine/results"):
-        weights = shutil.ignore_patterns("*.safetensors")  # of the arms, where they were trained here: large, and not read
-        shutil.copytree(ROOT / "studies" / name, tmp_path / "studies" / name, ignore=weights)
+    """The study's files, to change, with the main report alone; of the engine a demo of one prompt and two short benchmarks."""
+    weights = shutil.ignore_patterns("*.safetensors")  # of the arms, where they were trained here: large, and not read
+    shutil.copytree(ROOT / "studies/distillation", tmp_path / "studies/distillation", ignore=weights)
     shutil.copy(ROOT / "README.md", tmp_path / "README.md")
     for name in ("adapters", "final_adapter"):
         (tmp_path / name).symlink_to(ROOT / name)
     for folder in (tmp_path / "studies/distillation/results").glob("*/"):
         shutil.rmtree(folder)
-    for file in (tmp_path / "studies/engine/results").glob("*.json"):
-        if "seconds_per_step" not in str(json.loads(file.read_text()).get("summary", "")) and file.name != "demo_int8.json":
-            file.unlink()
     monkeypatch.chdir(tmp_path)
+    tables.ENGINE.mkdir(parents=True)
+    for backend in ("transformers", "int8"):
+        benchmark = {**benchmark_of({}, [run_of(0, None, 0, 1.0)]), "conditions": {"backend": backend}}
+        (tables.ENGINE / f"{backend}.json").write_text(json.dumps({**benchmark, "summary": {"seconds_per_step": STEPS}}))
+    runs = [run_of(0, name, 2, seconds) for name, seconds in (("verifier", 3.0), ("base", 2.5), (DRAFT, 2.0))]
+    conditions = {"k": 2, "adapters": {"base": None, DRAFT: "adapters/distilled"}}
+    demo = {"pair": {"name": tables.PAIR, "backend": "int8"}, "conditions": conditions, "runs": runs}
+    (tables.ENGINE / "demo.json").write_text(json.dumps(demo))
     return tmp_path
 
 
@@ -86,6 +113,11 @@ def test_reports_of_other_conditions_are_left_out(tree, conditions):
     assert len(tables.reports()) == 1 and "translation" in tables.missing_domains()
 
 
+def test_prompts_at_another_temperature_stand_in_no_table_of_domains(tree):
+    add_report(tree, "temperature_1", {"translation": 0.1}, temperature=1.0)
+    assert len(tables.reports()) == 2 and "translation" in tables.missing_domains()
+
+
 def test_a_report_of_another_draft_length_is_of_the_same_rows(tree):
     add_report(tree, "other", {"translation": 0.1}, k=7)
     assert "translation" not in tables.missing_domains()
@@ -131,29 +163,6 @@ def test_one_temperature_alone_is_a_sentence(tree):
 # --- speed by formula -------------------------------------------------------------------------------------------------
 
 
-def benchmark_of(steps: dict, rows: list[dict], drafts: dict | None = None, backend: str = "int8") -> dict:
-    """A benchmark as benchmark_decoding.py writes it: every backend in a process of its own."""
-    environment = json.loads((ROOT / tables.REPORT).read_text())["environment"]
-    conditions = {"drafts": drafts or {"base": None}}
-    about = {backend: {"seconds_per_step": steps}, "llama.cpp": {"not_measured": "not installed"}}
-    return {
-        "pair": tables.PAIR,
-        "conditions": conditions,
-        "environment": environment,
-        "about": about,
-        "rows": rows,
-        "summary": [],
-    }
-
-
-STEPS = {"draft": 0.04, "verifier": 0.1, "verifier_of_5": 0.2}
-
-
-def run_of(prompt: int, draft: str | None, k: int, seconds: float) -> dict:
-    """A run of 10 tokens."""
-    return {"peer": "int8", "prompt": f"prompt {prompt}", "draft": draft, "k": k, "tokens": 10, "seconds": seconds}
-
-
 def test_the_formulas_are_those_of_the_papers(tree):
     report = json.loads((tree / tables.REPORT).read_text())
     timed = {"int8": {"steps": STEPS, "environment": {}}}
@@ -181,7 +190,8 @@ def test_the_benchmark_with_the_shipped_draft_is_taken_then_that_of_most_prompts
     assert tables.cost_ratio(tables.benchmarks()["int8"]) == pytest.approx(0.3)
     (tree / tables.ENGINE / "shipped.json").unlink()
     assert tables.cost_ratio(tables.benchmarks()["int8"]) == pytest.approx(0.2)
-    assert "transformers" in tables.benchmarks(), "a backend that the others lack stays"
+    transformers = tables.benchmarks()["transformers"]
+    assert tables.cost_ratio(transformers) == pytest.approx(0.4), "a backend that the others lack stays"
 
 
 def test_another_pair_is_no_benchmark_of_ours(tree):
@@ -227,7 +237,8 @@ def test_only_prompts_of_both_are_compared_and_random_seeds_are_averaged():
 
 
 def test_a_benchmark_of_several_prompts_replaces_the_example_of_one(tree):
-    assert "on one prompt, which has no interval: never shown" in tables.break_even()
+    assert "+50.0 ms a token on one prompt, which has no interval: never shown" in tables.break_even()
+    assert "int8, K = 2, against the base draft at K = 2" in tables.break_even()
     assert "live speed on more than one prompt" in tables.still_open()
     rows = []
     for prompt in range(9):
@@ -245,13 +256,13 @@ def test_a_benchmark_of_several_prompts_replaces_the_example_of_one(tree):
 def test_runs_of_another_draft_of_that_name_are_none(tree):
     rows = [run_of(0, "base", 2, 2.0), run_of(0, DRAFT, 2, 1.5)]
     other = benchmark_of(STEPS, rows, {DRAFT: "adapters/kl"})
-    (tree / tables.ENGINE / "demo_int8.json").unlink()
+    (tree / tables.ENGINE / "demo.json").unlink()
     (tree / tables.ENGINE / "other.json").write_text(json.dumps(other))
     assert tables.live_runs() == {} and "|" not in tables.break_even() and "is open" in tables.break_even()
 
 
 def test_live_rows_of_the_evaluation_count_too(tree):
-    (tree / tables.ENGINE / "demo_int8.json").unlink()
+    (tree / tables.ENGINE / "demo.json").unlink()
     header = {"run_id": "a", "command": "", "environment": {}}
     header["conditions"] = {"k": 3, "dtype": "float32", "drafts": {"base": None, DRAFT: "adapters/distilled"}}
     rows = [{"prompt": "a", "draft": name, "tokens": 10, "seconds": 2.0, "run_id": "a"} for name in ("verifier", "base", DRAFT)]

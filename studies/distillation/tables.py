@@ -590,7 +590,7 @@ def benchmarks() -> dict[str, dict]:
     found: dict[str, tuple[tuple, dict]] = {}
     for file in sorted(ENGINE.glob("*.json")):
         result = load(file)
-        if result.get("pair") != PAIR:
+        if result.get("pair") != PAIR or "rows" not in result:
             continue
         prompts = len({row["prompt"] for row in result["rows"]})
         rank = (draft in result["conditions"].get("drafts", {}), prompts)
@@ -718,7 +718,7 @@ def benchmark_runs() -> Iterator[tuple[str, list[dict]]]:
     """Of benchmark_decoding.py: every backend that took the draft that ships."""
     for file in sorted(ENGINE.glob("*.json")):
         result = load(file)
-        if result.get("pair") == PAIR and is_shipped(result["conditions"].get("drafts", {})):
+        if result.get("pair") == PAIR and "rows" in result and is_shipped(result["conditions"].get("drafts", {})):
             for backend in dict.fromkeys(row["peer"] for row in result["rows"]):
                 yield backend, [row for row in result["rows"] if row["peer"] == backend]
 
