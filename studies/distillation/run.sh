@@ -40,7 +40,7 @@ paired --prompts domains/at.jsonl --drafts base kl_1e-3=$arms/kl_1e-3 tvd=$arms/
   reverse_kl=$arms/reverse_kl js=$arms/js trigram=$at
 python evaluate_acceptance.py report --results-dir $results --per-type 8 --prompts $both
 
-# --- prompts of a kind that no draft learnt from, and other temperatures (half an hour each); a folder each, for a file of
+# --- prompts of a kind that no draft learnt from, and other temperatures (a quarter of an hour each); a folder each, for a file of
 # rows holds one sampling, and its report all that it holds ---
 shipped="base dpo=final_adapter distilled=adapters/distilled"
 others=studies/distillation/answers/ood.jsonl
