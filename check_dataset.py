@@ -110,36 +110,38 @@ def leaks(rows: list[dict], evaluation_prompts: list[str]) -> list[str]:
     return sorted({rows[left]["id"] for left, _ in pairs})
 
 
+def unknown_categories(rows: list[dict]) -> list[str]:
+    return [row["id"] for row in rows if any(row[field] not in values for field, values in CATEGORIES.items())]
+
+
+def share_naming(found: list[list[str]]) -> float:
+    """Of answers, of which `found` holds the tools and standards that each names: how many name one."""
+    return sum(map(bool, found)) / len(found)
+
+
+def mute_answers(rows: list[dict], found: list[list[str]]) -> list[str]:
+    """The rows whose answer names nothing, where they are too many."""
+    if share_naming(found) >= CHOSEN_NAMING:
+        return []
+    return [row["id"] for row, some in zip(rows, found, strict=True) if not some]
+
+
+def specific_answers(rows: list[dict], found: list[list[str]]) -> list[str]:
+    """The rows whose answer names something, where they are too many."""
+    if share_naming(found) <= REJECTED_NAMING:
+        return []
+    return [row["id"] for row, some in zip(rows, found, strict=True) if some]
+
+
 # --- the report -------------------------------------------------------------------------------------------------------
 
 
 def check(rows: list[dict], evaluation_prompts: list[str], expected_rows: int = ROWS) -> dict:
     """The errors by check (none: it passed), then statistics, coverage, names and length bias."""
     found = {side: [named(row[side]) for row in rows] for side in ("chosen", "rejected")}
-    naming = {side: sum(map(bool, lists)) / len(rows) for side, lists in found.items()}
-    ratio = mean_length(rows, "chosen") / mean_length(rows, "rejected")
-    mute = [row["id"] for row, some in zip(rows, found["chosen"], strict=True) if not some]
-    specific = [row["id"] for row, some in zip(rows, found["rejected"], strict=True) if some]
-    checks = {
-        "number of rows": [] if len(rows) == expected_rows else [f"{len(rows)}, expected {expected_rows}"],
-        "unique ids": [id for id, count in Counter(row["id"] for row in rows).items() if count > 1],
-        "every category known": [
-            row["id"] for row in rows if any(row[field] not in values for field, values in CATEGORIES.items())
-        ],
-        "every cell of the rotation": missing_cells(rows),
-        "mean length of chosen": mean_errors(rows, "chosen", CHOSEN_MEAN),
-        "mean length of rejected": mean_errors(rows, "rejected", REJECTED_MEAN),
-        "length ratio": outside(ratio, RATIO),
-        **{f"openings of {field}": opening_errors(rows, field) for field in ("prompt", "chosen", "rejected")},
-        "repeated eight-word runs": repeated_runs(rows),
-        "chosen differs from rejected": [row["id"] for row in rows if row["chosen"] == row["rejected"]],
-        "near-duplicate prompts": near_duplicates(rows),
-        "leaks from the evaluation prompts": leaks(rows, evaluation_prompts) if evaluation_prompts else [],
-        "chosen names a tool or standard": mute if naming["chosen"] < CHOSEN_NAMING else [],
-        "rejected names none": specific if naming["rejected"] > REJECTED_NAMING else [],
-    }
+    checks = errors_by_check(rows, evaluation_prompts, expected_rows, found)
     counts = Counter(itertools.chain.from_iterable(found["chosen"]))
-    lengths = sorted(len(row["prompt"]) for row in rows)
+    coverage = {field: Counter(row[field] for row in rows) for field in CATEGORIES}
     return {
         "passed": not any(checks.values()),
         "checks": checks,
@@ -147,23 +149,48 @@ def check(rows: list[dict], evaluation_prompts: list[str], expected_rows: int = 
             "pairs": len(rows),
             "mean_chosen": mean_length(rows, "chosen"),
             "mean_rejected": mean_length(rows, "rejected"),
-            "ratio": ratio,
+            "ratio": mean_length(rows, "chosen") / mean_length(rows, "rejected"),
             "near_duplicates": len(key_duplicates(rows)),
         },
-        "prompt_lengths": {
-            "shortest": lengths[0],
-            "longest": lengths[-1],
-            "mean": statistics.mean(lengths),
-            "median": statistics.median(lengths),
-            "deviation": statistics.pstdev(lengths),
-        },
+        "prompt_lengths": prompt_lengths(rows),
         "longer_is_chosen": sum(len(row["chosen"]) > len(row["rejected"]) for row in rows) / len(rows),
-        "naming": naming,
-        "coverage": {
-            field: {value: sum(row[field] == value for row in rows) for value in values} for field, values in CATEGORIES.items()
-        },
+        "naming": {side: share_naming(lists) for side, lists in found.items()},
+        "coverage": {field: {value: coverage[field][value] for value in values} for field, values in CATEGORIES.items()},
         "tools": {name: count for name, count in counts.most_common() if name in names()["tools"]},
         "standards": {name: count for name, count in counts.most_common() if name in names()["standards"]},
+    }
+
+
+def errors_by_check(rows: list[dict], evaluation_prompts: list[str], expected_rows: int, found: dict) -> dict[str, list[str]]:
+    """`found`: side → for every row the tools and standards that its answer names."""
+    ids = Counter(row["id"] for row in rows)
+    return {
+        "number of rows": [] if len(rows) == expected_rows else [f"{len(rows)}, expected {expected_rows}"],
+        "unique ids": [id for id, count in ids.items() if count > 1],
+        "every category known": unknown_categories(rows),
+        "every cell of the rotation": missing_cells(rows),
+        "mean length of chosen": mean_errors(rows, "chosen", CHOSEN_MEAN),
+        "mean length of rejected": mean_errors(rows, "rejected", REJECTED_MEAN),
+        "length ratio": outside(mean_length(rows, "chosen") / mean_length(rows, "rejected"), RATIO),
+        **{f"openings of {field}": opening_errors(rows, field) for field in ("prompt", "chosen", "rejected")},
+        "repeated eight-word runs": repeated_runs(rows),
+        "chosen differs from rejected": [row["id"] for row in rows if row["chosen"] == row["rejected"]],
+        "near-duplicate prompts": near_duplicates(rows),
+        "leaks from the evaluation prompts": leaks(rows, evaluation_prompts) if evaluation_prompts else [],
+        "chosen names a tool or standard": mute_answers(rows, found["chosen"]),
+        "rejected names none": specific_answers(rows, found["rejected"]),
+    }
+
+
+def prompt_lengths(rows: list[dict]) -> dict[str, float]:
+    """In characters."""
+    lengths = [len(row["prompt"]) for row in rows]
+    return {
+        "shortest": min(lengths),
+        "longest": max(lengths),
+        "mean": statistics.mean(lengths),
+        "median": statistics.median(lengths),
+        "deviation": statistics.pstdev(lengths),
     }
 
 

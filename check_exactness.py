@@ -142,7 +142,7 @@ def print_results(results: dict[str, dict]) -> None:
         print(f"{name}: {'agrees with' if result['p_value'] >= SIGNIFICANCE else 'DIFFERS from'} the verifier's distribution")
 
 
-def main() -> int:
+def read_arguments() -> tuple[argparse.Namespace, Settings]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompt", type=utf8, default=PROMPT, help=f'(default "{PROMPT}")')
     parser.add_argument("--samples", type=int, default=250, help="texts per sampler (default 250)")
@@ -158,57 +158,56 @@ def main() -> int:
     settings = Settings(k=args.k, temperature=args.temperature, max_new_tokens=new, stop_below=args.stop_below)
     check_settings(settings)
     check_outputs(args.json)
+    return args, settings
+
+
+def draw(engine: Engine, settings: Settings, args: argparse.Namespace) -> tuple[dict[str, list[Opening]], str | None]:
+    """The openings of every sampler, and what transformers' assisted sampling raised, if it did: a finding, not our failure."""
+    drafter, _ = load_drafter(engine)
+    if engine.pair.backend != "transformers":  # no `generate` on such a model: our loop without a draft stands for it
+        plain = ours(engine, None, args.prompt, settings, args, "plain")
+        return {"plain": plain, "ours": ours(engine, drafter, args.prompt, settings, args)}, None
+    drawn = {"generate": by_generate(engine, args.prompt, settings, args, min(50, args.samples), "generate")}
+    drawn["ours"] = ours(engine, drafter, args.prompt, settings, args)
+    try:
+        assistant = load_model(engine.pair.draft, engine.pair.quantization)  # its own, for it cuts rows out of the layers
+        options = assistance(engine, assistant, settings)
+        drawn["assisted"] = by_generate(engine, args.prompt, settings, args, 1, "assisted", **options)
+    except (AttributeError, IndexError, ValueError) as error:
+        say(f"transformers' assisted sampling raised {type(error).__name__}: {error}")
+        return drawn, f"{type(error).__name__}: {error}"
+    return drawn, None
+
+
+def conditions_of(engine: Engine, settings: Settings, args: argparse.Namespace) -> dict:
+    return {
+        **({} if engine.pair.backend == "transformers" else {"backend": engine.pair.backend}),
+        "k": args.k,
+        "temperature": args.temperature,
+        "length": LENGTH,
+        "decoded": settings.max_new_tokens,
+        "seed": args.seed,
+        **({"stop_below": settings.stop_below} if settings.stop_below else {}),
+    }
+
+
+def main() -> int:
+    args, settings = read_arguments()
 
     import torch
 
     engine = Engine(choose_pair(args))
-    drafter, _ = load_drafter(engine)
-    assisted_error = None
     with torch.inference_mode():
-        exact = likely_openings(engine, engine.prompt_ids(args.prompt, settings)[0], settings, FEWEST_EXPECTED / args.samples)
+        prompt, _ = engine.prompt_ids(args.prompt, settings)
+        exact = likely_openings(engine, prompt, settings, FEWEST_EXPECTED / args.samples)
         if len(exact) < 2:
             raise Problem("fewer than two openings are expected five times, so there is nothing to test. Raise --samples.")
-        own_model = engine.pair.backend == "transformers"
-        if own_model:
-            drawn = {"generate": by_generate(engine, args.prompt, settings, args, min(50, args.samples), "generate")}
-        else:  # no `generate` on such a model: our loop without a draft stands for it
-            drawn = {"plain": ours(engine, None, args.prompt, settings, args, "plain")}
-        drawn["ours"] = ours(engine, drafter, args.prompt, settings, args)
-        try:  # with a draft of its own, for it cuts rows out of the draft's layers
-            if own_model:
-                assistant = load_model(engine.pair.draft, engine.pair.quantization)
-                drawn["assisted"] = by_generate(
-                    engine, args.prompt, settings, args, 1, "assisted", **assistance(engine, assistant, settings)
-                )
-        except (AttributeError, IndexError, ValueError) as error:  # a finding, not our failure
-            assisted_error = f"{type(error).__name__}: {error}"
-            say(f"transformers' assisted sampling raised {assisted_error}")
+        drawn, assisted_error = draw(engine, settings, args)
     results = {name: compare(openings, exact, engine.tokenizer) for name, openings in drawn.items()}
     if args.json:
-        put_json(
-            {
-                "pair": {
-                    "draft": engine.pair.draft.id,
-                    "verifier": engine.pair.verifier.id,
-                    "vocabulary": engine.shared.verdict,
-                },
-                "prompt": args.prompt,
-                **provenance(
-                    {
-                        **({} if own_model else {"backend": engine.pair.backend}),
-                        "k": args.k,
-                        "temperature": args.temperature,
-                        "length": LENGTH,
-                        "decoded": settings.max_new_tokens,
-                        "seed": args.seed,
-                        **({"stop_below": settings.stop_below} if settings.stop_below else {}),
-                    }
-                ),
-                "results": results,
-                "assisted_error": assisted_error,
-            },
-            args.json,
-        )
+        pair = {"draft": engine.pair.draft.id, "verifier": engine.pair.verifier.id, "vocabulary": engine.shared.verdict}
+        about = {"pair": pair, "prompt": args.prompt, **provenance(conditions_of(engine, settings, args))}
+        put_json({**about, "results": results, "assisted_error": assisted_error}, args.json)
     if args.json != "-":
         print_results(results)
     return int(any(results[name]["p_value"] < SIGNIFICANCE for name in results if name != "assisted"))

@@ -54,30 +54,21 @@ def sample_batch(
 ) -> tuple[list[list[int]], list[tuple[Tensor, Tensor] | None]]:
     """Samples one answer for each prompt of `ids`, each with a random generator of its own seed.
 
-    The prompts are padded to the left. A finished answer leaves the batch, so that nothing is computed for it any more.
+    A finished answer leaves the batch, so that nothing is computed for it any more.
 
     Returns:
         The answers' token ids; and, with `keep` > 0, for each of them the ids [n, keep] and probabilities [n, keep] of the
         most probable tokens at each of its n positions.
     """
     import torch
-    from transformers import DynamicCache
 
-    model, device = engine.verifier.model, engine.verifier.model.device
-    width = max(map(len, ids))
-    tokens = torch.tensor([[0] * (width - len(row)) + row for row in ids], device=device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=device)
-    generators = [torch.Generator(device=device).manual_seed(seed) for seed in seeds]
+    batch = Batch(engine, ids)
+    generators = [torch.Generator(device=batch.tokens.device).manual_seed(seed) for seed in seeds]
     answers: list[list[int]] = [[] for _ in ids]
     kept: list[list[tuple[Tensor, Tensor]]] = [[] for _ in ids]
-    live, cache = list(range(len(ids))), DynamicCache()  # live: the answer of each row of the batch
+    live = list(range(len(ids)))  # the answer of each row of the batch
     for _ in range(settings.max_new_tokens):
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
-        logits = model(
-            tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
-        ).logits[:, -1]
-        logits[:, engine.verifier.unnamed] = float("-inf")
-        probs = sampled_probs(logits, settings)
+        probs = sampled_probs(batch.logits(), settings)
         drawn = [int(torch.multinomial(row, 1, generator=generators[answer])) for row, answer in zip(probs, live, strict=True)]
         if keep:
             top = probs.topk(keep)
@@ -88,14 +79,41 @@ def sample_batch(
         going = [row for row, token in enumerate(drawn) if token not in engine.stop]
         if not going:
             break
-        rows = torch.tensor(going, device=device)
-        if len(going) < len(live):
-            cache.batch_select_indices(rows)
         live = [live[row] for row in going]
-        tokens = torch.tensor(drawn, device=device)[rows, None]
-        mask = torch.cat([mask[rows], mask.new_ones(len(going), 1)], dim=1)
+        batch.go_on(going, [drawn[row] for row in going])
     stacked = [tuple(torch.stack(parts) for parts in zip(*rows, strict=True)) if keep else None for rows in kept]
     return answers, stacked
+
+
+class Batch:
+    """Prompts of unequal length, padded to the left, and what the verifier's cache holds of them."""
+
+    def __init__(self, engine: Engine, ids: list[list[int]]):
+        import torch
+        from transformers import DynamicCache
+
+        self.verifier, self.cache = engine.verifier, DynamicCache()
+        width, device = max(map(len, ids)), engine.verifier.device
+        self.tokens = torch.tensor([[0] * (width - len(row)) + row for row in ids], device=device)  # to be read
+        self.mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids], device=device)
+
+    def logits(self) -> Tensor:
+        """Reads the tokens that are to be read; returns the logits [B, V] behind the last one of every row."""
+        positions = (self.mask.cumsum(-1) - 1).clamp(min=0)[:, -self.tokens.shape[1] :]
+        read = {"attention_mask": self.mask, "position_ids": positions, "past_key_values": self.cache}
+        logits = self.verifier.model(self.tokens, **read, use_cache=True, logits_to_keep=1).logits[:, -1]
+        logits[:, self.verifier.unnamed] = float("-inf")
+        return logits
+
+    def go_on(self, rows: list[int], tokens: list[int]) -> None:
+        """Leaves `rows`, with a token for each of them that is to be read next."""
+        import torch
+
+        chosen = torch.tensor(rows, device=self.tokens.device)
+        if len(rows) < len(self.tokens):
+            self.cache.batch_select_indices(chosen)
+        self.tokens = torch.tensor(tokens, device=self.tokens.device)[:, None]
+        self.mask = torch.cat([self.mask[chosen], self.mask.new_ones(len(rows), 1)], dim=1)
 
 
 def all_work(args: argparse.Namespace) -> list[Work]:
