@@ -5,21 +5,28 @@ import math
 import random
 import re
 import shutil
+import statistics
 from pathlib import Path
 
 import pytest
+import torch
+from test_evaluate import save_adapter
 
 import evaluate_acceptance
 import generate_answers
 import train_distill
 from domains import code
+from specdec import models
 from specdec.answers import read_answers
 from specdec.comparison import PAIRED_KEYS, Measured
+from specdec.engine import Engine
 from specdec.files import read_jsonl, write_jsonl
 from specdec.provenance import read_row_file
+from specdec.sampling import Settings
 from specdec.terminal import Problem
 from specdec.theory import Bursts, expected_blocks
 from specdec.trace import Block, Run, block_row, summarize
+from speculative_decode import load_drafter, run_prompt
 from studies.code import analysis, human, tables
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,7 +39,7 @@ HEADER = {
 }
 
 
-def row_of(domain: str, number: int, kept: list[float], drafts=("base",)) -> dict:
+def row_of(domain: str, number: int, kept_by: dict[str, list[float]]) -> dict:
     """A row of `paired` whose verifier gives every token probability .5, so that q = kept / 2."""
     where = {"domain": "code", "language": domain, "group": code.GROUP[domain]} if domain in code.GROUP else {"domain": domain}
     return {
@@ -40,23 +47,29 @@ def row_of(domain: str, number: int, kept: list[float], drafts=("base",)) -> dic
         **where,
         "query_type": domain,
         "source": "pip",
-        "positions": len(kept),
+        "positions": len(kept_by["base"]),
         "shared_mass": 1.0,
-        "overlap": {name: sum(kept) / len(kept) for name in drafts},
-        "kept": {name: kept for name in drafts},
-        "p": [0.5] * len(kept),
-        "q": {name: [value / 2 for value in kept] for name in drafts},
+        "overlap": {name: sum(kept) / len(kept) for name, kept in kept_by.items()},
+        "kept": kept_by,
+        "p": [0.5] * len(kept_by["base"]),
+        "q": {name: [value / 2 for value in kept] for name, kept in kept_by.items()},
         "run_id": "one",
     }
 
 
-def measured(folder: Path, domains, drafts=("base",), prompts=3) -> None:
-    """Writes paired.jsonl: in every later domain tokens come from the draft less often."""
+def measured(folder: Path, domains, drafts=("base",), prompts=3, gain=0.0, only=lambda draft, number: True) -> None:
+    """Writes paired.jsonl: in every later domain tokens come from the draft less often.
+
+    A tuned draft proposes as base does, but that what base seldom proposed is kept more often, by `gain`. `only` says on which
+    prompts it was measured.
+    """
     draw, rows = random.Random(0), []
     for rank, domain in enumerate(domains):
         for number in range(prompts):
             kept = [1.0 if draw.random() < 0.9 - 0.05 * rank else 0.2 for _ in range(40)]
-            rows.append(row_of(domain, number, kept, drafts))
+            better = [value if value == 1 else 0.2 + gain for value in kept]
+            mine = {name: better if name != "base" else kept for name in drafts if only(name, number)}
+            rows.append(row_of(domain, number, mine))
     folder.mkdir(parents=True, exist_ok=True)
     paths = {name: None if name == "base" else "nowhere" for name in drafts}
     conditions = {**HEADER["conditions"], "drafts": paths, "adapters": dict.fromkeys(drafts)}
@@ -159,8 +172,43 @@ def test_metrics_of_a_domain(tmp_path):
     assert by_k[4]["speedup"] == base["speedup"] and found["lengths"]["code"]["base"]["oracle"]["mean"] >= max(
         one["speedup"]["mean"] for one in by_k.values()
     )
-    for one in found["lengths"]["code"]["base"]["by_bound"].values():
+    by_bound = found["lengths"]["code"]["base"]["by_bound"]
+    assert list(by_bound) == list(analysis.AT_MOST) and list(by_bound[4]) == list(analysis.BOUNDS)
+    for one in [*by_bound[4].values(), *by_bound[8].values()]:
         assert one["at_least"]["mean"] <= one["at_most"]["mean"] <= found["lengths"]["code"]["base"]["oracle"]["mean"]
+
+
+def replay_beside_live(tiny, folder, bound: float, replayed_bound: float) -> tuple[float, int, int, int, int]:
+    """Texts that were really decoded with --stop-below `bound`, replayed with another: (verifier passes, live − replayed, in
+    standard errors; then drafted tokens: the least, live, the most; and what whole drafts would have been)."""
+    engine = Engine(models.Pair("custom", models.Model(tiny.draft), models.Model(tiny.draft)))
+    drafter, _ = load_drafter(engine, save_adapter(tiny, folder, 0))  # near the verifier: it agrees in part
+    settings = Settings(k=4, max_new_tokens=24, stop_below=bound)
+    gaps, least, live, most, whole = [], 0.0, 0, 0.0, 0
+    for seed in range(60):
+        decoded = run_prompt(engine, "Captions help", "base", settings, seed, drafter)
+        row = {"prompt": "Captions help", "token_ids": decoded.token_ids}
+        with torch.inference_mode():
+            found = evaluate_acceptance.measure(engine, {"base": drafter}, row, settings, {})
+        kept, q = found["kept"]["base"], found["q"]["base"]
+        replayed = analysis.unsure(kept, q, 4, replayed_bound, 24, 1.0)
+        passes = len(kept) / replayed["tokens_per_pass"]
+        gaps.append(len(decoded.blocks) - passes)
+        least += len(kept) / replayed["at_most"] - passes  # at c = 1 a drafted token costs what a pass does
+        most += len(kept) / replayed["at_least"] - passes
+        live += sum(len(block.drafted) for block in decoded.blocks)
+        whole += 4 * len(decoded.blocks)
+    error = statistics.stdev(gaps) / len(gaps) ** 0.5
+    return statistics.mean(gaps) / error, round(least), live, round(most), whole
+
+
+def test_the_confidence_rule_is_replayed_as_it_decodes(tiny, tmp_path, monkeypatch):
+    """Table 5 against runs of the engine: the passes agree, the drafted tokens lie between the two bounds."""
+    monkeypatch.setattr(models, "compute_dtype", lambda: torch.float32)
+    gap, least, live, most, whole = replay_beside_live(tiny, tmp_path / "tuned", 0.3, 0.3)
+    assert abs(gap) < 4 and least <= live <= most < whole, "and the rule really ended drafts"
+    gap, *_ = replay_beside_live(tiny, tmp_path / "again", 0.3, 0.0)
+    assert gap > 4, "whole drafts, replayed, need fewer passes: the test would notice a rule that is left out"
 
 
 def test_disparity_by_four_definitions(tmp_path):
@@ -188,6 +236,49 @@ def test_few_prompts_have_no_resampled_interval(tmp_path):
     bursts = analysis.bursts_of([Bursts(2.0, 3.0, 0.5)] * 7)
     assert bursts["length"] == {"mean": 1.5, "interval": None} and bursts["longer"]["interval"] is None
     assert analysis.bursts_of([Bursts(2.0, 3.0, 0.5)] * 8)["length"]["interval"] == [1.5, 1.5]
+
+
+def test_a_change_of_disparity_by_hand():
+    """Base: U = 0 and .2. Tuned: .1 more in Python, .2 more in OCaml, so U = 0 and .1: the gap falls by .1."""
+    spread = [0.1 * number for number in range(8)]
+    base = {"python": [0.2 + value for value in spread], "ocaml": spread}
+    tuned = {"python": [0.3 + value for value in spread], "ocaml": [0.2 + value for value in spread]}
+    change = analysis.disparity_change(base, tuned, smaller_is_better=False)
+    assert analysis.disparity_of(base, False)["by_group"]["low"]["mean"] == pytest.approx(0.2)
+    assert change["by_language"]["python"]["mean"] == 0 and change["by_language"]["ocaml"]["mean"] == pytest.approx(-0.1)
+    assert change["spread"]["mean"] == pytest.approx(-0.1)
+    assert change["variance"]["mean"] == pytest.approx(0.05**2 - 0.1**2), "two languages: a quarter of the gap, squared"
+    low, high = change["by_group"]["low"]["interval"]
+    assert low < -0.1 < high, "where another language is best in a resample, the change is another"
+
+
+def test_the_change_of_disparity_is_paired():
+    """One language far ahead, whose prompts are all alike: U of the other is 1 − its mean, and the change always the same."""
+    noisy = [0.05 * number for number in range(10)]
+    base = {"python": [1.0] * 10, "ocaml": noisy}
+    tuned = {"python": [1.0] * 10, "ocaml": [0.1 + value for value in noisy]}
+    change = analysis.disparity_change(base, tuned, smaller_is_better=False)["by_group"]["low"]
+    assert change["mean"] == pytest.approx(-0.1) and change["interval"] == pytest.approx([-0.1, -0.1])
+    alone = analysis.disparity_of(base, False)["by_group"]["low"]["interval"]
+    assert alone[1] - alone[0] > 0.1, "the level is far from certain"
+    few = analysis.disparity_change({**base, "ocaml": noisy[:7]}, {**tuned, "ocaml": tuned["ocaml"][:7]}, False)
+    assert few["by_group"]["low"]["mean"] == pytest.approx(-0.1) and few["by_group"]["high"]["interval"] is None
+    assert analysis.disparity_change({**base, "ocaml": [math.inf] * 10}, tuned, True) is None
+
+
+def test_a_draft_that_lacks_prompts_is_compared_on_the_others(tmp_path, capsys):
+    """Base on all of them; the change on those that both have."""
+    measured(
+        tmp_path / "pair", ["python", "ocaml"], ("base", "human"), 4, 0.1, lambda draft, number: draft == "base" or number < 3
+    )
+    found = analysis.of_pair(tmp_path / "pair")
+    assert "human lacks 2 of the 8 prompts" in capsys.readouterr().err
+    code_metrics = found["domains"]["code"]
+    assert [code_metrics["drafts"][draft]["prompts"] for draft in ("base", "human")] == [8, 6]
+    rows = [row for row in read_jsonl(tmp_path / "pair/paired.jsonl") if "human" in row.get("kept", {})]
+    changes = [row["overlap"]["human"] - row["overlap"]["base"] for row in rows]
+    assert code_metrics["changes"]["human"]["overlap"]["mean"] == pytest.approx(sum(changes) / 6)
+    assert min(changes) > 0
 
 
 def test_a_token_that_the_draft_cannot_propose_has_no_cross_entropy(tmp_path):
@@ -257,9 +348,9 @@ def test_rows_without_what_is_needed_are_refused(cli, tmp_path):
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def filled(cli, tree, drafts=("base",), pairs=("qwen-coder", "smollm2-qwen"), domains=None) -> str:
+def filled(cli, tree, drafts=("base",), pairs=("qwen-coder", "smollm2-qwen"), domains=None, **more) -> str:
     for pair in pairs:
-        measured(tree / "studies/code/results" / pair, domains or [*code.GROUP, "natural_language"], drafts)
+        measured(tree / "studies/code/results" / pair, domains or [*code.GROUP, "natural_language"], drafts, **more)
     assert cli(analysis)[0] == 0 and cli(tables)[0] == 0
     assert cli(tables, "--check")[0] == 0
     return (tree / "studies/code/README.md").read_text()
@@ -299,6 +390,36 @@ def test_with_a_tuned_draft_and_live_runs(cli, tree, monkeypatch):
     assert re.search(r"\| Code \(all\) \| 2 \|.*\| 0.83 \(too few prompts\); 1.17 \|", page), "5 tokens in 6 s, plain 6 in 6 s"
     assert "fine-tuning on human code did not measurably change" in page, "the two drafts are equal here"
     assert "| human | likelihood on 486 texts | Code (Py) | 3 |" in page and "Draft: human." in page
+
+
+@pytest.mark.parametrize("prompts", [1, 3, 8])
+def test_two_tuned_drafts_on_few_prompts(cli, tree, monkeypatch, prompts):
+    """One, three or eight prompts a language: every table has a column or row of both, with intervals where there can be."""
+    settings = {"nowhere": {"loss": "nll", "answers": 100}}
+    monkeypatch.setattr(analysis, "describe_measured", lambda path, digest: settings.get(path))
+    page = filled(cli, tree, ("base", "distilled", "human"), ("qwen-coder",), prompts=prompts, gain=0.3)
+    assert f"**On {13 * prompts} code prompts, fine-tuning on human code raised the acceptance probability" in page
+    assert re.search(r"The change with other training \(Table 2\): `distilled` \+0.\d{4} \(\+0.", page)
+    assert f"| human | likelihood on 100 texts | Code (all) | {13 * prompts} |" in page
+    assert f"| distilled | likelihood on 100 texts | NL | {prompts} |" in page
+    assert "| human U(T) | Δ disparity, human | distilled U(T) | Δ disparity, distilled |" in page
+    (spread,) = [line for line in page.splitlines() if line.startswith("| cross-entropy | spread over the languages |")]
+    assert spread.count(" to ") == (5 if prompts == 8 else 0), "base, and of two drafts U(T) and its change"
+    assert re.search(r"Fine-tuning narrows the gap between languages:\* the low group's mean U\(T\) changed by -\d", page)
+    assert ("by cross-entropy, narrower" in page) == (prompts == 8) != ("So few prompts a language judge nothing." in page)
+    assert "; human: python" in page and "; distilled: python" in page, "the figure by language"
+    assert "Draft: human." in page
+    front = (tree / "README.md").read_text()
+    assert (
+        "Fine-tuning on human code raised acceptance: mean Σ min(p, q) +0." in front and f"on {13 * prompts} prompts" in front
+    )
+
+
+def test_the_distilled_draft_alone_does_not_decide(cli, tree):
+    page = filled(cli, tree, ("base", "distilled"), ("qwen-coder",), gain=0.3)
+    assert "The deciding test is not measured yet: the draft that decides is not tuned so far. The change with other" in page
+    assert "| distilled U(T) | Δ disparity, distilled |" in page and "Draft: base; the tuned one" in page
+    assert "Tuning is not measured yet" not in (tree / "README.md").read_text()
 
 
 @pytest.mark.parametrize("values, number", [([1, 2, 3, 2], 1), ([3, 2, 1], 1), ([1, 2, 3], 1), ([2, 1, 2], 2), ([1, 1], 1)])

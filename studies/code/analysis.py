@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import statistics
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from specdec.adapters import describe_measured
 from specdec.comparison import LIVE_KEYS, PAIRED_KEYS, Measured, joined
 from specdec.intervals import FEWEST_TO_RESAMPLE, bounds, mean_with_interval, resampled_means
 from specdec.provenance import provenance
-from specdec.terminal import Problem, put_json, run
+from specdec.terminal import Problem, put_json, run, say
 from specdec.theory import (
     Bursts,
     burst_lengths,
@@ -39,7 +40,7 @@ RESULTS = Path("studies/code/results")
 LENGTHS = (1, 2, 4, 8, 16, 32)  # the plan's γ
 K = 4  # where one draft length stands for all
 BOUNDS = (0.2, 0.4, 0.6, 0.8, 0.9)  # of --stop-below
-AT_MOST = 8  # tokens of a draft that ends when unsure
+AT_MOST = (4, 8)  # tokens of a draft that ends when unsure
 LONG = 10  # the plan asks for P(burst > 10)
 TASKS = [language for language, group in GROUP.items() if group != "other"]  # the plan's nine languages
 SEED = 42
@@ -50,6 +51,11 @@ Prompts = list[dict]  # joined rows of `paired`
 def domains_of(row: dict) -> list[str]:
     """The groups that a prompt counts in: its language, the plan's group of languages, code; or natural language."""
     return [row["language"], row["group"], "code"] if row["domain"] == "code" else [row["domain"]]
+
+
+def having(rows: Prompts, draft: str) -> Prompts:
+    """Those on which `draft` was measured."""
+    return [row for row in rows if draft in row["kept"]]
 
 
 def by_domain(rows: Prompts) -> dict[str, Prompts]:
@@ -80,9 +86,9 @@ def decoded(kept: list[float], k: int, new: int, c: float) -> dict:
     }
 
 
-def unsure(kept: list[float], q: list[float], bound: float, new: int, c: float) -> dict:
+def unsure(kept: list[float], q: list[float], at_most: int, bound: float, new: int, c: float) -> dict:
     """As `decoded`, of a draft that ends behind a token whose q is below `bound`; its drafted tokens are known in bounds."""
-    found = replay(kept, AT_MOST, new, [value < bound for value in q])
+    found = replay(kept, at_most, new, [value < bound for value in q])
     least, most = sum(found.tested), found.drafted
     return {
         "tokens_per_pass": len(kept) / found.passes,
@@ -136,11 +142,13 @@ def at_length(rows: Prompts, draft: str, k: int, new: int, c: float) -> dict:
 
 
 def draft_lengths(rows: Prompts, draft: str, new: int, c: float) -> dict:
-    """Every γ of the plan, drafts that end when unsure, and the oracle."""
-    by_bound = {}
-    for bound in BOUNDS:
-        found = [unsure(row["kept"][draft], row["q"][draft], bound, new, c) for row in rows]
-        by_bound[bound] = {name: mean([one[name] for one in found]) for name in found[0]}
+    """Every γ of the plan, drafts that end when unsure (by their longest, by bound), and the oracle."""
+    by_bound: dict[int, dict[float, dict]] = {}
+    for at_most in AT_MOST:
+        by_bound[at_most] = {}
+        for bound in BOUNDS:
+            found = [unsure(row["kept"][draft], row["q"][draft], at_most, bound, new, c) for row in rows]
+            by_bound[at_most][bound] = {name: mean([one[name] for one in found]) for name in found[0]}
     return {
         "by_k": {k: at_length(rows, draft, k, new, c) for k in LENGTHS},
         "by_bound": by_bound,
@@ -148,23 +156,35 @@ def draft_lengths(rows: Prompts, draft: str, new: int, c: float) -> dict:
     }
 
 
+def lengths_by_draft(rows: Prompts, costs: dict[str, float], new: int) -> dict:
+    measured = {draft: having(rows, draft) for draft in costs}
+    return {draft: draft_lengths(own, draft, new, costs[draft]) for draft, own in measured.items() if own}
+
+
+def at_k(rows: Prompts, draft: str, new: int, c: float) -> dict[str, list[float]]:
+    """The metrics of a draft at K, a value a prompt."""
+    values: dict[str, list[float]] = {"overlap": [row["overlap"][draft] for row in rows]}
+    for row in rows:
+        one = decoded(row["kept"][draft], K, new, c)
+        for name in ("acceptance_rate", "tokens_per_pass", "speedup"):
+            values.setdefault(name, []).append(one[name])
+    return values
+
+
 def domain_metrics(rows: Prompts, costs: dict[str, float], new: int) -> dict:
-    """At K: every draft's metrics on the prompts of a domain, and its paired change against base."""
-    found = {}
-    for draft, c in costs.items():
-        values: dict[str, list[float]] = {"overlap": [row["overlap"][draft] for row in rows]}
-        for row in rows:
-            one = decoded(row["kept"][draft], K, new, c)
-            for name in ("acceptance_rate", "tokens_per_pass", "speedup"):
-                values.setdefault(name, []).append(one[name])
-        found[draft] = values
+    """At K: every draft's metrics on the prompts of a domain on which it was measured, and its paired change against base."""
     result: dict = {"prompts": len(rows), "drafts": {}, "changes": {}}
     result["shared_mass"] = sum(row["shared_mass"] for row in rows) / len(rows)
-    for draft, values in found.items():
-        result["drafts"][draft] = {name: mean(numbers) for name, numbers in values.items()}
+    for draft, c in costs.items():
+        own = having(rows, draft)
+        if not own:
+            continue
+        values = at_k(own, draft, new, c)
+        result["drafts"][draft] = {"prompts": len(own), **{name: mean(numbers) for name, numbers in values.items()}}
         if draft != "base":
-            pairs = {name: zip(numbers, found["base"][name], strict=True) for name, numbers in values.items()}
-            result["changes"][draft] = {name: mean([tuned - base for tuned, base in pair]) for name, pair in pairs.items()}
+            base = at_k(own, "base", new, costs["base"])
+            pairs = {name: zip(numbers, base[name], strict=True) for name, numbers in values.items()}
+            result["changes"][draft] = {name: mean([after - before for after, before in pair]) for name, pair in pairs.items()}
     return result
 
 
@@ -187,48 +207,110 @@ def definitions(new: int, c: float) -> dict[str, tuple[Metric, bool]]:
     }
 
 
-def disparity_of(values: dict[str, list[float]], smaller_is_better: bool) -> dict | None:
-    """U(T) of each language from one value a prompt, its mean by the plan's groups, and the spread; each with its interval.
+def distances(values: dict[str, list[float]], smaller_is_better: bool) -> tuple[dict[str, float], list[dict[str, float]]]:
+    """U(T) of each language from one value a prompt, and the same in every resample.
 
-    Prompts are resampled within each language, and the best language is found again in every resample. Where a language has
-    fewer than FEWEST_TO_RESAMPLE prompts there are no intervals. None where a value is infinite.
+    Prompts are resampled within each language, and the best language is found again in every resample. Equally many prompts
+    are drawn alike: two drafts on the same prompts meet the same resamples.
     """
-    if any(math.isinf(value) for numbers in values.values() for value in numbers):
-        return None
     found = disparity({task: sum(numbers) / len(numbers) for task, numbers in values.items()}, smaller_is_better)
     drawn = {task: resampled_means(values[task], SEED + number)[:, 0] for number, task in enumerate(values)}
     resampled = [
         disparity(dict(zip(drawn, means, strict=True)), smaller_is_better) for means in zip(*drawn.values(), strict=True)
     ]
+    return found, resampled
 
-    enough = min(map(len, values.values())) >= FEWEST_TO_RESAMPLE
 
-    def with_interval(statistic: Callable[[dict[str, float]], float]) -> dict:
-        return {"mean": statistic(found), "interval": bounds([statistic(one) for one in resampled]) if enough else None}
+def measurable(values: dict[str, list[float]]) -> bool:
+    """A draft that cannot propose a token has an infinite cross-entropy."""
+    return not any(math.isinf(value) for numbers in values.values() for value in numbers)
 
-    def over(members: list[str], distances: dict[str, float]) -> float:
-        return sum(distances[task] for task in members) / len(members)
 
+def summarized(tasks: list[str], estimate: Callable[[Callable[[dict[str, float]], float]], dict]) -> dict:
+    """By language, by the plan's groups (the mean over a group's languages), and over all of them: spread and variance.
+
+    Args:
+        estimate: of a statistic of the distances U(T), its value and interval.
+    """
     groups: dict[str, list[str]] = {}
-    for task in values:
+    for task in tasks:
         groups.setdefault(GROUP[task], []).append(task)
+
+    def over(members: list[str], found: dict[str, float]) -> float:
+        return sum(found[task] for task in members) / len(members)
+
     return {
-        "by_language": {task: with_interval(partial(over, [task])) for task in values},
-        "by_group": {name: with_interval(partial(over, members)) for name, members in groups.items()},
-        "spread": with_interval(lambda distances: max(distances.values())),
+        "by_language": {task: estimate(partial(over, [task])) for task in tasks},
+        "by_group": {name: estimate(partial(over, members)) for name, members in groups.items()},
+        "spread": estimate(lambda found: max(found.values())),
+        "variance": estimate(lambda found: statistics.pvariance(found.values())),
     }
 
 
-def disparities(rows: Prompts, draft: str, new: int, c: float) -> dict:
-    """Every definition of `definitions` over the plan's nine languages, as far as they were measured."""
+def enough(values: dict[str, list[float]]) -> bool:
+    """Whether every language has prompts to resample."""
+    return min(map(len, values.values())) >= FEWEST_TO_RESAMPLE
+
+
+def disparity_of(values: dict[str, list[float]], smaller_is_better: bool) -> dict | None:
+    """U(T) from one value a prompt, `summarized`. None where a value is infinite.
+
+    Where a language has fewer than FEWEST_TO_RESAMPLE prompts there are no intervals.
+    """
+    if not measurable(values):
+        return None
+    found, resampled = distances(values, smaller_is_better)
+
+    def estimate(statistic: Callable[[dict[str, float]], float]) -> dict:
+        drawn = [statistic(one) for one in resampled] if enough(values) else None
+        return {"mean": statistic(found), "interval": drawn and bounds(drawn)}
+
+    return summarized(list(values), estimate)
+
+
+def disparity_change(base: dict[str, list[float]], tuned: dict[str, list[float]], smaller_is_better: bool) -> dict | None:
+    """U(T) of the tuned draft − that of base, on the same prompts, with paired intervals; otherwise as `disparity_of`."""
+    if not measurable(base) or not measurable(tuned):
+        return None
+    before, before_drawn = distances(base, smaller_is_better)
+    after, after_drawn = distances(tuned, smaller_is_better)
+
+    def estimate(statistic: Callable[[dict[str, float]], float]) -> dict:
+        change = statistic(after) - statistic(before)
+        if not enough(base):
+            return {"mean": change, "interval": None}
+        pairs = zip(after_drawn, before_drawn, strict=True)
+        return {"mean": change, "interval": bounds([statistic(one) - statistic(other) for one, other in pairs])}
+
+    return summarized(list(base), estimate)
+
+
+def by_task(rows: Prompts) -> dict[str, Prompts]:
+    """The prompts of the plan's nine languages, as far as they were measured; {} where one alone was."""
     known = by_domain(rows)
-    languages = {task: known[task] for task in TASKS if task in known}
-    if len(languages) < 2:
-        return {}
-    result = {}
-    for name, (metric, smaller_is_better) in definitions(new, c).items():
+    found = {task: known[task] for task in TASKS if task in known}
+    return found if len(found) > 1 else {}
+
+
+def disparities(rows: Prompts, draft: str, new: int, c: float) -> dict:
+    """Every definition of `definitions`, on the prompts on which the draft was measured."""
+    result: dict = {}
+    languages = by_task(having(rows, draft))
+    for name, (metric, smaller_is_better) in definitions(new, c).items() if languages else ():
         values = {task: [metric(row, draft) for row in of_task] for task, of_task in languages.items()}
         result[name] = disparity_of(values, smaller_is_better)
+    return result
+
+
+def disparity_changes(rows: Prompts, draft: str, new: int, costs: dict[str, float]) -> dict:
+    """The same of a tuned draft against base."""
+    result: dict = {}
+    languages = by_task(having(rows, draft))
+    of_base, of_draft = definitions(new, costs["base"]), definitions(new, costs[draft])
+    for name, (metric, smaller_is_better) in of_draft.items() if languages else ():
+        tuned = {task: [metric(row, draft) for row in of_task] for task, of_task in languages.items()}
+        base = {task: [of_base[name][0](row, "base") for row in of_task] for task, of_task in languages.items()}
+        result[name] = disparity_change(base, tuned, smaller_is_better)
     return result
 
 
@@ -298,10 +380,12 @@ def of_pair(folder: Path) -> dict:
     if counts is None:
         raise Problem(f"{found.file} does not tell the models' parameters. Move it away and measure again.")
     new, c = found.conditions["max_new_tokens"], counts["draft"] / counts["verifier"]
-    drafts = sorted(set.intersection(*(set(row["kept"]) for row in rows)))
-    if "base" not in drafts:
+    if len(having(rows, "base")) < len(rows):
         raise Problem(f"{found.file} lacks the base draft on some prompts. Run evaluate_acceptance.py paired again.")
-    drafts.sort(key=lambda name: name != "base")  # base first
+    drafts = sorted(set.union(*(set(row["kept"]) for row in rows)), key=lambda name: (name != "base", name))  # base first
+    for draft in drafts:
+        if missing := len(rows) - len(having(rows, draft)):
+            say(f"{found.file}: {draft} lacks {missing} of the {len(rows)} prompts and is compared with base on the others")
     described = {name: describe_measured(found.drafts[name], found.adapters[name]) for name in drafts}
     costs = {name: 0.0 if (described[name] or {}).get("loss") == "counts" else c for name in drafts}  # a table reads no weights
     domains = by_domain(rows)
@@ -313,11 +397,10 @@ def of_pair(folder: Path) -> dict:
         "drafts": described,
         "domains": {name: domain_metrics(of_domain, costs, new) for name, of_domain in domains.items()},
         "lengths": {
-            name: {draft: draft_lengths(domains[name], draft, new, costs[draft]) for draft in drafts}
-            for name in ("code", "natural_language")
-            if name in domains
+            name: lengths_by_draft(domains[name], costs, new) for name in ("code", "natural_language") if name in domains
         },
         "disparity": {draft: disparities(rows, draft, new, costs[draft]) for draft in drafts},
+        "disparity_changes": {draft: disparity_changes(rows, draft, new, costs) for draft in drafts if draft != "base"},
         "live": [live(file, found) for file in sorted(folder.rglob("live.jsonl"))],
     }
 

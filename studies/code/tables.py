@@ -31,11 +31,12 @@ COMPLETIONS = {"natural_language": "NL", "python": "Code (Py)", "c": "Code (C)",
 NAMES = {**COMPLETIONS, "code": "Code (all)"}
 GROUPS = {"high": "Python, C++, Java", "medium": "Lua, Haskell, Ruby", "low": "Zig, Elixir, OCaml"}
 DEFINITIONS = {
-    "cross-entropy": "D_T − min D, D = −mean log q of the verifier's tokens: our reading of Sandler et al.",
+    "cross-entropy": "D_T − min D, D = −mean log q of the verifier's tokens: D is Sandler et al.'s, the distance ours",
     "divergence": "the same of KL(p ‖ q), which leaves out the verifier's own entropy: ours",
     "overlap": "max α − α_T, α = mean Σ min(p, q): ours",
     "speed-up": "the largest replayed speed-up − that of T: ours",
 }
+LOSSES = {"nll": "likelihood", "kl": "forward KL", "tvdpp_position": "TVD++ by position", "counts": "counts"}  # of Table 2
 NOT_HERE, NOT_YET = "not measured here", "not measured yet"
 
 
@@ -57,7 +58,9 @@ def metrics(found: dict, domain: str, draft: str = "base") -> dict | None:
 
 
 def tuned(found: dict) -> list[str]:
-    return [name for name in found.get("drafts", {}) if name != "base"]
+    """The tuned drafts, the one that decides first."""
+    drafts = [name for name in found.get("drafts", {}) if name != "base"]
+    return sorted(drafts, key=lambda name: name != DECIDES)
 
 
 def machines(*names: str) -> str:
@@ -74,7 +77,14 @@ def plain(change: dict, digits: int = 3) -> str:
     return f"{change['mean']:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
+def changed(change: dict, digits: int = 3) -> str:
+    """`-0.030 (-0.051 to -0.009)`: as `plain`, of a change."""
+    return span(change, digits) if change["interval"] else f"{change['mean']:+.{digits}f} (too few prompts)"
+
+
 def verdict(change: dict) -> str:
+    if change["interval"] is None:
+        return "was measured on one prompt, which says nothing of"
     low, high = change["interval"]
     return "raised" if low > 0 else "lowered" if high < 0 else "did not measurably change"
 
@@ -87,20 +97,29 @@ def answer() -> str:
     code, natural = metrics(found, "code"), metrics(found, "natural_language")
     if code is None or natural is None:
         return f"The same-family pair is {NOT_YET}."
-    change = found["domains"]["code"]["changes"].get(DECIDES)
-    first = f"The deciding test is {NOT_YET}: no draft is tuned so far."
-    if change:
-        overlap = change["overlap"]
+    changes = found["domains"]["code"]["changes"]
+    first = f"The deciding test is {NOT_YET}: {'the draft that decides is not' if changes else 'no draft is'} tuned so far."
+    if DECIDES in changes:
+        overlap = changes[DECIDES]["overlap"]
         first = (
-            f"**On {found['domains']['code']['prompts']} code prompts, fine-tuning on human code {verdict(overlap)} the "
-            f"acceptance probability of the draft: a paired change of {span(overlap)} in mean Σ min(p, q).**"
+            f"**On {code_prompts(found, DECIDES)} code prompts, fine-tuning on human code {verdict(overlap)} the "
+            f"acceptance probability of the draft: a paired change of {changed(overlap, 4)} in mean Σ min(p, q).**"
         )
+    others = [
+        f"`{name}` {changed(changes[name]['overlap'], 4)}" for name in tuned(found) if name in changes and name != DECIDES
+    ]
+    if others:
+        first += f" The change with other training (Table 2): {', '.join(others)}."
     base = (
         f"The base draft of the same family: mean Σ min(p, q) {plain(code['overlap'])} on "
         f"{found['domains']['code']['prompts']} code prompts, {plain(natural['overlap'])} on "
         f"{found['domains']['natural_language']['prompts']} of natural language."
     )
     return f"{first} {base}{foreign()}"
+
+
+def code_prompts(found: dict, draft: str) -> int:
+    return found["domains"]["code"]["drafts"][draft]["prompts"]
 
 
 def foreign() -> str:
@@ -118,10 +137,13 @@ def foreign() -> str:
 def row() -> str:
     """The cell in the front page's table of studies."""
     found = pair()
-    change = found.get("domains", {}).get("code", {}).get("changes", {}).get(DECIDES)
-    if change:
-        overlap = change["overlap"]
-        return f"Fine-tuning on human code {verdict(overlap)} acceptance: mean Σ min(p, q) {span(overlap)}"
+    changes = found.get("domains", {}).get("code", {}).get("changes", {})
+    for draft in tuned(found):
+        if draft in changes:
+            overlap = changes[draft]["overlap"]
+            training = "Fine-tuning on human code" if draft == DECIDES else f"The deciding draft is {NOT_YET}; `{draft}`"
+            measured = f"mean Σ min(p, q) {changed(overlap, 4)} on {code_prompts(found, draft)} prompts"
+            return f"{training} {verdict(overlap)} acceptance: {measured}"
     code = metrics(found, "code")
     if code is None:
         return NOT_YET
@@ -180,12 +202,14 @@ def tuning() -> str:
         return f"Table 2, base against tuned: {NOT_YET}."
     rows = []
     for domain in ("python", "code", "natural_language"):
-        group = found["domains"].get(domain)
-        for draft in found["drafts"] if group else ():
+        group = found["domains"].get(domain, {"drafts": {}, "changes": {}})
+        for draft in ("base", *tuned(found)):
+            if draft not in group["drafts"]:
+                continue
             one, change = group["drafts"][draft], group["changes"].get(draft)
             cells = [percent(one["acceptance_rate"]["mean"]), f"{one['speedup']['mean']:.2f}×", plain(one["overlap"], 4)]
-            cells.append(span(change["overlap"]) if change else "")
-            rows.append([draft, trained(found["drafts"][draft]), NAMES[domain], str(group["prompts"]), *cells])
+            cells.append(changed(change["overlap"], 4) if change else "")
+            rows.append([draft, trained(found["drafts"][draft]), NAMES[domain], str(one["prompts"]), *cells])
     header = ["draft", "trained by", "domain", "n", "accept rate", "speed-up", "Σ min(p, q)", "change of it"]
     return f"{table(header, rows)}\n\n{machines(FAMILY)}"
 
@@ -193,35 +217,59 @@ def tuning() -> str:
 def trained(settings: dict | None) -> str:
     if settings is None:
         return "–"
-    words = {"nll": "likelihood", "kl": "forward KL"}
     loss = settings.get("loss", "unknown")
     texts = f" on {settings['answers']} texts" if "answers" in settings else ""
-    return f"{words.get(loss, loss)}{texts}"
+    return f"{LOSSES.get(loss, loss)}{texts}"
 
 
 # --- table 3: who is left behind --------------------------------------------------------------------------------------
 
 
 def disparity() -> str:
-    """The plan's third table, once a definition."""
+    """The plan's third table, once a definition; of every tuned draft its U(T) and the paired change."""
     found = pair()
-    base = found.get("disparity", {}).get("base")
-    if not base:
+    if not found.get("disparity", {}).get("base"):
         return f"Table 3, disparity: {NOT_YET}."
-    after = found["disparity"].get(DECIDES)
+    drafts = [name for name in tuned(found) if found["disparity"].get(name)]
     rows = []
     for name in DEFINITIONS:
         for group, languages in GROUPS.items():
-            before = (base.get(name) or {}).get("by_group", {}).get(group)
-            then = ((after or {}).get(name) or {}).get("by_group", {}).get(group)
-            change = f"{then['mean'] - before['mean']:+.3f}" if before and then else NOT_YET
-            cells = [plain(before) if before else NOT_YET, plain(then) if then else NOT_YET, change]
-            rows.append([name, f"{group.title()}: {languages}", *cells])
-        spread = (base.get(name) or {}).get("spread")
-        rows.append([name, "spread over the languages", plain(spread) if spread else NOT_YET, "", ""])
+            rows.append([name, f"{group.title()}: {languages}", *disparity_cells(found, drafts, name, "by_group", group)])
+        rows.append([name, "spread over the languages", *disparity_cells(found, drafts, name, "spread")])
+        rows.append([name, "variance over the languages", *disparity_cells(found, drafts, name, "variance")])
+    header = ["definition", "group", "base U(T)"]
+    for draft in drafts:
+        header += [f"{draft} U(T)", f"Δ disparity, {draft}"]
+    header += [] if drafts else ["tuned U(T)", "Δ disparity"]
     prompts = [found["domains"][group]["prompts"] for group in GROUPS if group in found["domains"]]
-    note = f"Prompts: {', '.join(map(str, prompts))}. U(T) is never negative, so with few prompts noise alone raises all of it."
-    return f"{table(['definition', 'group', 'base U(T)', 'tuned U(T)', 'Δ disparity'], rows)}\n\n{note} {machines(FAMILY)}"
+    note = (
+        f"Prompts: {', '.join(map(str, prompts))}. U(T) is never negative, so with few prompts noise alone raises all of it. "
+        "Δ is paired: base and tuned draft meet the same prompts, and the same resamples of them. Where a language has fewer "
+        "than eight prompts there is no interval."
+    )
+    return f"{table(header, rows)}\n\n{note} {machines(FAMILY)}"
+
+
+def disparity_cells(found: dict, drafts: list[str], definition: str, *keys: str) -> list[str]:
+    """Of one statistic of U(T): base, and of every tuned draft the same and its change."""
+    digits = 4 if keys == ("variance",) else 3
+
+    def cell(results: dict, sign: str = "") -> str:
+        one = results.get(definition) or {}
+        for key in keys:
+            one = one.get(key) or {}
+        return number(one, f"{sign}.{digits}f") if one else NOT_YET
+
+    cells = [cell(found["disparity"]["base"])]
+    for draft in drafts:
+        cells += [cell(found["disparity"][draft]), cell(found["disparity_changes"][draft], "+")]
+    return cells + ([] if drafts else [NOT_YET, NOT_YET])
+
+
+def number(one: dict, form: str) -> str:
+    """`0.360 (0.291 to 0.433)`, or the number alone."""
+    low, high = one["interval"] or (None, None)
+    return f"{one['mean']:{form}}" if low is None else f"{one['mean']:{form}} ({low:{form}} to {high:{form}})"
 
 
 def whose() -> str:
@@ -233,12 +281,15 @@ def most_disadvantaged() -> str:
     base = pair().get("disparity", {}).get("base")
     if not base:
         return f"{NOT_YET}."
-    parts = []
+    worst: dict[str, list[str]] = {}  # languages → the definitions by which they are the worst three
     for name in DEFINITIONS:
         if base.get(name):
             values = base[name]["by_language"]
-            worst = sorted(values, key=lambda language: -values[language]["mean"])[:3]
-            parts.append(f"by {name} {', '.join(worst)}")
+            languages = sorted(values, key=lambda language: -values[language]["mean"])[:3]
+            worst.setdefault(", ".join(languages), []).append(name)
+    if len(worst) == 1:
+        return f"furthest behind, by every definition, are {next(iter(worst))}"
+    parts = [f"by {' and '.join(names)} {languages}" for languages, names in worst.items()]
     return f"furthest behind are {'; '.join(parts)}"
 
 
@@ -248,6 +299,11 @@ def most_disadvantaged() -> str:
 def subject(found: dict) -> str:
     """The draft of tables 4 and 5: the tuned one, as in the plan, or base as long as there is none."""
     return DECIDES if DECIDES in found.get("drafts", {}) else "base"
+
+
+def of_lengths(found: dict, draft: str) -> list[tuple[str, dict]]:
+    """(domain, the results of `draft` by length) of the domains on which it was measured."""
+    return [(domain, by_draft[draft]) for domain, by_draft in found.get("lengths", {}).items() if draft in by_draft]
 
 
 def live_at(found: dict, draft: str, k: int, bound: float = 0.0) -> dict | None:
@@ -262,8 +318,8 @@ def lengths() -> str:
     found = pair()
     draft = subject(found)
     rows = []
-    for domain, of_domain in found.get("lengths", {}).items():
-        for k, one in of_domain[draft]["by_k"].items():
+    for domain, of_draft in of_lengths(found, draft):
+        for k, one in of_draft["by_k"].items():
             bursts, independent = one["bursts"], one["independent"]
             measured = live_at(found, draft, int(k)) if domain == "code" else None
             cells = ["none", "none", "none"]
@@ -286,16 +342,17 @@ def confidence() -> str:
     found = pair()
     draft = subject(found)
     rows = []
-    for domain, of_domain in found.get("lengths", {}).items():
-        one = of_domain[draft]
+    for domain, one in of_lengths(found, draft):
         k, best = max(one["by_k"].items(), key=lambda item: item[1]["speedup"]["mean"])
         name = NAMES[domain]
         rows.append(
             [name, f"fixed, the best of the plan's: γ = {k}", plain(best["tokens_per_pass"], 2), plain(best["speedup"], 2)]
         )
-        for bound, unsure in one["by_bound"].items():
-            speeds = f"{unsure['at_least']['mean']:.2f} to {unsure['at_most']['mean']:.2f}"
-            rows.append([name, f"at most 8, ends behind q < {bound}", plain(unsure["tokens_per_pass"], 2), speeds])
+        for at_most, by_bound in one["by_bound"].items():
+            for bound, unsure in by_bound.items():
+                speeds = f"{unsure['at_least']['mean']:.2f} to {unsure['at_most']['mean']:.2f}"
+                words = f"at most {at_most}, ends behind q < {bound}"
+                rows.append([name, words, plain(unsure["tokens_per_pass"], 2), speeds])
         rows.append([name, "oracle", "", plain(one["oracle"], 2)])
     if not rows:
         return f"Table 5, draft length by confidence: {NOT_YET}."
@@ -325,15 +382,23 @@ def first_outcome() -> str:
 
 def second_outcome() -> str:
     expected = "*Fine-tuning narrows the gap between languages:*"
-    found = pair()
-    after = found.get("disparity", {}).get(DECIDES)
-    changes = []
-    for name in DEFINITIONS if after else ():
-        before, then = (found["disparity"][draft].get(name) for draft in ("base", DECIDES))
-        if before and then:
-            changes.append(f"by {name} {then['by_group']['low']['mean'] - before['by_group']['low']['mean']:+.3f}")
-    judged = f"U(T) of the low group changed {', '.join(changes)}." if changes else f"{NOT_YET}."
+    low = {}
+    for name, change in pair().get("disparity_changes", {}).get(DECIDES, {}).items():
+        if change and "low" in change["by_group"]:
+            low[name] = change["by_group"]["low"]
+    parts = [f"{number(change, '+.3f')} by {name}{gap(change)}" for name, change in low.items()]
+    judged = f"the low group's mean U(T) changed by {'; '.join(parts)}." if parts else f"{NOT_YET}."
+    if parts and any(change["interval"] is None for change in low.values()):
+        judged += " So few prompts a language judge nothing."
     return f"{expected} {judged} Before any tuning, {most_disadvantaged()}."
+
+
+def gap(change: dict) -> str:
+    """What a change of U(T) says of the gap, as it was fixed; "" where there is no interval."""
+    if change["interval"] is None:
+        return ""
+    low, high = change["interval"]
+    return ", wider" if low > 0 else ", narrower" if high < 0 else ", no measurable change"
 
 
 def third_outcome() -> str:
@@ -341,9 +406,9 @@ def third_outcome() -> str:
     found = pair()
     draft = subject(found)
     parts = []
-    for domain, of_domain in found.get("lengths", {}).items():
-        speeds = {int(k): one["speedup"]["mean"] for k, one in of_domain[draft]["by_k"].items()}
-        lengths = [(one["bursts"]["length"] or {"mean": 0.0})["mean"] for one in of_domain[draft]["by_k"].values()]
+    for domain, of_draft in of_lengths(found, draft):
+        speeds = {int(k): one["speedup"]["mean"] for k, one in of_draft["by_k"].items()}
+        lengths = [(one["bursts"]["length"] or {"mean": 0.0})["mean"] for one in of_draft["by_k"].values()]
         best = max(speeds, key=lambda k: speeds[k])
         parts.append(
             f"on {NAMES[domain]} {shape(list(speeds.values()))} (the best is γ = {best}, {speeds[best]:.2f}×), while the mean "
@@ -388,17 +453,17 @@ def need(found: Any) -> Any:
 
 
 def draw_lengths() -> Figure:
-    found = need(pair().get("lengths"))
     draft = subject(pair())
+    found = need(of_lengths(pair(), draft))
     figure, panels = new_figure(8, 3.4, len(found))
-    for panel, (domain, of_domain) in zip(panels, found.items(), strict=True):
-        by_k = of_domain[draft]["by_k"]
+    for panel, (domain, of_draft) in zip(panels, found, strict=True):
+        by_k = of_draft["by_k"]
         ks = [int(k) for k in by_k]
         replayed = [one["speedup"]["mean"] for one in by_k.values()]
         panel.plot(ks, replayed, **point(1), linestyle="-", label="replayed")
         independent = [one["independent"]["speedup"] for one in by_k.values()]
         panel.plot(ks, independent, **point(0), linestyle="--", label="independent positions")
-        panel.axhline(of_domain[draft]["oracle"]["mean"], color="black", linewidth=0.8, linestyle=":", label="oracle")
+        panel.axhline(of_draft["oracle"]["mean"], color="black", linewidth=0.8, linestyle=":", label="oracle")
         panel.set_xscale("log", base=2)
         panel.set(xticks=ks, xlabel="draft length γ", title=f"{NAMES[domain]}, {draft} draft")
         panel.set_xticklabels([str(k) for k in ks])
@@ -411,12 +476,12 @@ def lengths_figure() -> str:
     found = pair()
     draft = subject(found)
     parts = []
-    for domain, of_domain in found.get("lengths", {}).items():
+    for domain, of_draft in of_lengths(found, draft):
         values = [
             f"γ {k} {one['speedup']['mean']:.2f} (independent {one['independent']['speedup']:.2f})"
-            for k, one in of_domain[draft]["by_k"].items()
+            for k, one in of_draft["by_k"].items()
         ]
-        parts.append(f"{NAMES[domain]}: {', '.join(values)}, oracle {of_domain[draft]['oracle']['mean']:.2f}")
+        parts.append(f"{NAMES[domain]}: {', '.join(values)}, oracle {of_draft['oracle']['mean']:.2f}")
     return picture(LENGTHS_FIGURE, OWN, f"Replayed speed-up by draft length, {draft} draft. {'; '.join(parts)}.")
 
 
@@ -428,17 +493,23 @@ def by_language(draft: str) -> dict[str, dict]:
     return {language: one["overlap"] for language, one in values.items() if one}
 
 
+def drawn() -> list[str]:
+    """The drafts of the figure by language: at most four, for more would touch."""
+    drafts = [draft for draft in ("base", *tuned(pair())) if by_language(draft)]
+    return drafts[:4]
+
+
 def draw_disparity() -> Figure:
     figure, (panel,) = new_figure(6.4, 3.4)
     languages = list(need(by_language("base")))
-    drafts = ["base", *([DECIDES] if by_language(DECIDES) else [])]
-    for number, draft in enumerate(drafts):
-        for line, language in enumerate(languages):
-            one = by_language(draft)[language]
+    for number, draft in enumerate(drawn()):
+        values = by_language(draft)
+        for language, one in values.items():
             low, high = one["interval"] or (one["mean"], one["mean"])
-            height = line + 0.2 * number
+            height = languages.index(language) + 0.2 * number
             panel.plot([low, high], [height, height], color="black", linewidth=0.9)
-            panel.plot(one["mean"], height, **point(number), linestyle="", label=draft if line == 0 else None)
+            first = language == next(iter(values))
+            panel.plot(one["mean"], height, **point(number), linestyle="", label=draft if first else None)
     panel.set(yticks=range(len(languages)), xlabel="mean Σ min(p, q), 95% interval over prompts")
     panel.set_yticklabels(languages)
     panel.invert_yaxis()
@@ -448,9 +519,9 @@ def draw_disparity() -> Figure:
 
 def disparity_figure() -> str:
     parts = []
-    for draft in ("base", DECIDES):
+    for draft in drawn():
         values = [f"{language} {plain(one)}" for language, one in by_language(draft).items()]
-        parts += [f"{draft}: {', '.join(values)}"] if values else []
+        parts.append(f"{draft}: {', '.join(values)}")
     return picture(DISPARITY_FIGURE, OWN, f"Mean Σ min(p, q) by language; {'; '.join(parts)}.")
 
 
