@@ -249,7 +249,9 @@ def by_llama_cpp(task: Task) -> Found:
     context = longest + task.max_new_tokens + 16
     ids = task.prompts[0][1]
     found: list[dict] = []
+    server = None
     for k in task.ks if task.gguf_draft else (0,):
+        del server  # before the next is loaded
         server = llama_cpp.start_server(task.gguf, context, task.threads, task.gguf_draft, k)
         complete = partial(llama_cpp.complete, server, temperature=task.settings().temperature, seed=task.seed)
         found.append(memory("loaded"))

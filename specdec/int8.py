@@ -14,6 +14,7 @@ of an activation, and p would depend on K.
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from collections.abc import Iterable, Iterator
@@ -52,9 +53,7 @@ class Int8Model:
         config, self.name = model.config, name_of(model)
         check_parts(self.name, config)
         use_fbgemm()
-        for parameter in model.parameters():
-            if parameter.dim() == 1:  # a window on a mapped file, like the matrices; these stay
-                parameter.data = parameter.data.clone()
+        copy_vectors(model)
         self.context, self.device = context, torch.device("cpu")
         self.rows, self.width = torch.tensor(sorted(rows)), logits_rows(config)
         if int(self.rows[-1]) >= self.width:
@@ -64,10 +63,15 @@ class Int8Model:
             )
         self.unnamed = torch.tensor(sorted(set(range(self.width)) - set(self.rows.tolist())), dtype=torch.long)
         self.embedding, self.rotary = model.model.embed_tokens.weight.detach(), model.model.rotary_emb
-        if not self.embedding.sum(dtype=torch.float32).isfinite():
+        if not all(
+            piece.sum().isfinite() for piece in pieces([self.embedding])
+        ):  # of all at once, a float32 copy would be made
             raise Problem(f"the weights of {self.name} hold numbers that are not finite (embed_tokens). Choose others.")
         self.head = PackedLinear([model.lm_head], parts, self.rows)  # first: no other matrix needs as much memory to pack
-        self.layers = [Layer(layer, config, parts) for layer in model.model.layers]
+        self.layers = []
+        for layer in model.model.layers:
+            self.layers.append(Layer(layer, config, parts))
+            give_back_freed_memory()
         self.norm = Norm(model.model.norm)
         self.start()
         check_agreement(self)
@@ -252,7 +256,7 @@ def packed(weights: list[Tensor], rows: Tensor | None = None):
     return torch.ops.quantized.linear_prepack(tensor, None)
 
 
-def pieces(weights: list[Tensor], rows: Tensor | None, height: int = 512) -> Iterator[Tensor]:
+def pieces(weights: list[Tensor], rows: Tensor | None = None, height: int = 512) -> Iterator[Tensor]:
     """Copies of `weights`, or of these rows of the only one, in float32, `height` rows at a time: they stay in the cache."""
     import torch
 
@@ -279,6 +283,21 @@ def taken(linears: list, rows: Tensor | None) -> tuple[list[Tensor], Tensor | No
     for linear in linears:
         linear.weight = None
     return weights, bias
+
+
+def copy_vectors(model: PreTrainedModel) -> None:
+    """They are windows on mapped files, as the matrices are, and stay when those are gone."""
+    for parameter in model.parameters():
+        if parameter.dim() == 1:
+            parameter.data = parameter.data.clone()
+
+
+def give_back_freed_memory() -> None:
+    """glibc keeps what is freed between blocks in use; packing frees two copies of every matrix, as much as it keeps twice."""
+    import ctypes
+
+    if sys.platform == "linux":
+        getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: 0)(0)
 
 
 def head_size(config) -> int:
