@@ -178,37 +178,40 @@ def test_metrics_of_a_domain(tmp_path):
         assert one["at_least"]["mean"] <= one["at_most"]["mean"] <= found["lengths"]["code"]["base"]["oracle"]["mean"]
 
 
-def replay_beside_live(tiny, folder, bound: float, replayed_bound: float) -> tuple[float, int, int, int, int]:
-    """Texts that were really decoded with --stop-below `bound`, replayed with another: (verifier passes, live − replayed, in
-    standard errors; then drafted tokens: the least, live, the most; and what whole drafts would have been)."""
+def decoded_unsure(tiny, folder, settings: Settings, texts: int) -> list[tuple[list[float], list[float], list[Block]]]:
+    """(kept, q, the blocks of the engine) of texts that were decoded with --stop-below, by a draft that agrees in part."""
     engine = Engine(models.Pair("custom", models.Model(tiny.draft), models.Model(tiny.draft)))
-    drafter, _ = load_drafter(engine, save_adapter(tiny, folder, 0))  # near the verifier: it agrees in part
-    settings = Settings(k=4, max_new_tokens=24, stop_below=bound)
-    gaps, least, live, most, whole = [], 0.0, 0, 0.0, 0
-    for seed in range(60):
+    drafter, _ = load_drafter(engine, save_adapter(tiny, folder, 0))
+    found = []
+    for seed in range(texts):
         decoded = run_prompt(engine, "Captions help", "base", settings, seed, drafter)
         row = {"prompt": "Captions help", "token_ids": decoded.token_ids}
         with torch.inference_mode():
-            found = evaluate_acceptance.measure(engine, {"base": drafter}, row, settings, {})
-        kept, q = found["kept"]["base"], found["q"]["base"]
-        replayed = analysis.unsure(kept, q, 4, replayed_bound, 24, 1.0)
-        passes = len(kept) / replayed["tokens_per_pass"]
-        gaps.append(len(decoded.blocks) - passes)
-        least += len(kept) / replayed["at_most"] - passes  # at c = 1 a drafted token costs what a pass does
-        most += len(kept) / replayed["at_least"] - passes
-        live += sum(len(block.drafted) for block in decoded.blocks)
-        whole += 4 * len(decoded.blocks)
-    error = statistics.stdev(gaps) / len(gaps) ** 0.5
-    return statistics.mean(gaps) / error, round(least), live, round(most), whole
+            paired = evaluate_acceptance.measure(engine, {"base": drafter}, row, settings, {})
+        found.append((paired["kept"]["base"], paired["q"]["base"], decoded.blocks))
+    return found
 
 
 def test_the_confidence_rule_is_replayed_as_it_decodes(tiny, tmp_path, monkeypatch):
     """Table 5 against runs of the engine: the passes agree, the drafted tokens lie between the two bounds."""
     monkeypatch.setattr(models, "compute_dtype", lambda: torch.float32)
-    gap, least, live, most, whole = replay_beside_live(tiny, tmp_path / "tuned", 0.3, 0.3)
-    assert abs(gap) < 4 and least <= live <= most < whole, "and the rule really ended drafts"
-    gap, *_ = replay_beside_live(tiny, tmp_path / "again", 0.3, 0.0)
-    assert gap > 4, "whole drafts, replayed, need fewer passes: the test would notice a rule that is left out"
+    texts = decoded_unsure(tiny, tmp_path / "tuned", Settings(k=4, max_new_tokens=24, stop_below=0.3), 50)
+
+    def replayed(bound: float) -> tuple[float, float, float]:
+        """The passes, live − replayed, in standard errors; the least and the most tokens that were drafted."""
+        gaps, least, most = [], 0.0, 0.0
+        for kept, q, blocks in texts:
+            found = analysis.unsure(kept, q, 4, bound, 24, c=1.0)  # a drafted token costs what a pass does
+            passes = len(kept) / found["tokens_per_pass"]
+            gaps.append(len(blocks) - passes)
+            least += len(kept) / found["at_most"] - passes
+            most += len(kept) / found["at_least"] - passes
+        return statistics.mean(gaps) / (statistics.stdev(gaps) / len(gaps) ** 0.5), least, most
+
+    gap, least, most = replayed(0.3)
+    drafted = sum(len(block.drafted) for _, _, blocks in texts for block in blocks)
+    assert abs(gap) < 4 and least <= drafted <= most < 4 * sum(len(blocks) for *_, blocks in texts)
+    assert replayed(0.0)[0] > 4, "whole drafts need fewer passes: a rule that is left out would be noticed"
 
 
 def test_disparity_by_four_definitions(tmp_path):
@@ -282,7 +285,7 @@ def test_a_draft_that_lacks_prompts_is_compared_on_the_others(tmp_path, capsys):
 
 
 def test_a_token_that_the_draft_cannot_propose_has_no_cross_entropy(tmp_path):
-    row = row_of("python", 0, [0.0, 1.0])
+    row = row_of("python", 0, {"base": [0.0, 1.0]})
     assert analysis.cross_entropy(row, "base") == math.inf
     values = {"python": [math.inf], "ocaml": [1.0]}
     assert analysis.disparity_of(values, True) is None

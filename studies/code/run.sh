@@ -3,7 +3,9 @@
 # 0.5B draft 90, SmolLM2 350). Each resumes where it was stopped, and a larger EACH adds to what is there.
 #
 #   EACH=3 bash studies/code/run.sh first    three prompts a language, base drafts of both pairs: half an hour
-#   bash studies/code/run.sh                 all 40 a language, the trainings and the live runs: two days
+#   EACH=3 bash studies/code/run.sh second   and on these prompts the draft that decides, from 64 snippets: half an hour more
+#   bash studies/code/run.sh                 all 40 a language, the trainings and the live runs: two days; in a clone of its own,
+#                                            for its drafts have the second slice's names
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 each=${EACH:-40}
@@ -24,6 +26,14 @@ python generate_answers.py $answers --pair qwen-coder --batch-size 8 --prompts $
 python evaluate_acceptance.py paired $family --prompts $results/prompts.jsonl --drafts base
 python evaluate_acceptance.py paired $foreign --prompts $results/prompts.jsonl --drafts base
 if [ "${1:-all}" = first ]; then
+  python -m studies.code.analysis
+  python -m studies.code.tables
+  exit
+fi
+if [ "${1:-all}" = second ]; then
+  python -m studies.code.human --pair qwen-coder --limit 74 --output $texts/human.jsonl --prompts $texts/prompts.jsonl
+  python train_distill.py --pair qwen-coder --loss nll --answers $texts/human.jsonl --limit 64 --output-dir studies/code/drafts/human
+  python evaluate_acceptance.py paired $family --prompts $results/prompts.jsonl --drafts base human=studies/code/drafts/human
   python -m studies.code.analysis
   python -m studies.code.tables
   exit
