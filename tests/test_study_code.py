@@ -391,7 +391,7 @@ def test_with_a_tuned_draft_and_live_runs(cli, tree, monkeypatch):
     write_jsonl(file, [header, *({**row, "run_id": "one"} for row in rows)])
     page = filled(cli, tree, drafts=("base", "human"))
     assert re.search(r"\| Code \(all\) \| 2 \|.*\| 0.83 \(too few prompts\); 1.17 \|", page), "5 tokens in 6 s, plain 6 in 6 s"
-    assert "fine-tuning on human code did not measurably change" in page, "the two drafts are equal here"
+    assert "fine-tuning on human code (486 texts) did not measurably change" in page, "the two drafts are equal here"
     assert "| human | likelihood on 486 texts | Code (Py) | 3 |" in page and "Draft: human." in page
 
 
@@ -401,7 +401,7 @@ def test_two_tuned_drafts_on_few_prompts(cli, tree, monkeypatch, prompts):
     settings = {"nowhere": {"loss": "nll", "answers": 100}}
     monkeypatch.setattr(analysis, "describe_measured", lambda path, digest: settings.get(path))
     page = filled(cli, tree, ("base", "distilled", "human"), ("qwen-coder",), prompts=prompts, gain=0.3)
-    assert f"**On {13 * prompts} code prompts, fine-tuning on human code raised the acceptance probability" in page
+    assert f"**On {13 * prompts} code prompts, fine-tuning on human code (100 texts) raised the acceptance probability" in page
     assert re.search(r"The change with other training \(Table 2\): `distilled` \+0.\d{4} \(\+0.", page)
     assert f"| human | likelihood on 100 texts | Code (all) | {13 * prompts} |" in page
     assert f"| distilled | likelihood on 100 texts | NL | {prompts} |" in page
@@ -414,7 +414,8 @@ def test_two_tuned_drafts_on_few_prompts(cli, tree, monkeypatch, prompts):
     assert "Draft: human." in page
     front = (tree / "README.md").read_text()
     assert (
-        "Fine-tuning on human code raised acceptance: mean Σ min(p, q) +0." in front and f"on {13 * prompts} prompts" in front
+        "Fine-tuning on human code (100 texts) raised acceptance: mean Σ min(p, q) +0." in front
+        and f"on {13 * prompts} prompts" in front
     )
 
 

@@ -102,7 +102,7 @@ def answer() -> str:
     if DECIDES in changes:
         overlap = changes[DECIDES]["overlap"]
         first = (
-            f"**On {code_prompts(found, DECIDES)} code prompts, fine-tuning on human code {verdict(overlap)} the "
+            f"**On {code_prompts(found, DECIDES)} code prompts, fine-tuning on {human_code(found)} {verdict(overlap)} the "
             f"acceptance probability of the draft: a paired change of {changed(overlap, 4)} in mean Σ min(p, q).**"
         )
     others = [
@@ -116,6 +116,12 @@ def answer() -> str:
         f"{found['domains']['natural_language']['prompts']} of natural language."
     )
     return f"{first} {base}{foreign()}"
+
+
+def human_code(found: dict) -> str:
+    """What the draft that decides learnt from, and how much of it."""
+    settings = found["drafts"][DECIDES] or {}
+    return f"human code ({settings['answers']} texts)" if "answers" in settings else "human code"
 
 
 def code_prompts(found: dict, draft: str) -> int:
@@ -141,7 +147,9 @@ def row() -> str:
     for draft in tuned(found):
         if draft in changes:
             overlap = changes[draft]["overlap"]
-            training = "Fine-tuning on human code" if draft == DECIDES else f"The deciding draft is {NOT_YET}; `{draft}`"
+            training = (
+                f"Fine-tuning on {human_code(found)}" if draft == DECIDES else f"The deciding draft is {NOT_YET}; `{draft}`"
+            )
             measured = f"mean Σ min(p, q) {changed(overlap, 4)} on {code_prompts(found, draft)} prompts"
             return f"{training} {verdict(overlap)} acceptance: {measured}"
     code = metrics(found, "code")
