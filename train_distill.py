@@ -38,6 +38,7 @@ from specdec.models import (
     add_model_arguments,
     choose_pair,
     context_of,
+    free_memory,
     load_tokenizer,
 )
 from specdec.provenance import command, environment, peak_memory_bytes
@@ -48,12 +49,14 @@ from specdec.training import (
     as_lora,
     base_model,
     check_checkpoint,
+    check_memory,
     check_output_dir,
     checkpoint_folder,
     cut_rank,
     fresh_adapter,
     linear_layers,
     load_to_train,
+    memory_needed,
     model_card,
     plot_curves,
     remove_checkpoints,
@@ -513,6 +516,7 @@ def distill(
     scored = all(row["probs"] for row in held_out_rows)
     held_out = [lesson.example(row, True) for row in held_out_rows] if scored else []
     next_batch = make_batches(args, lesson, model, train_rows, engine)
+    check_memory(step_memory(args, model, count, lesson, train_rows), free_memory(), memory_remedy(args))
     if not args.resume:
         remove_checkpoints(folder)  # of a run that --restart drops: not before this one can begin
     folder.mkdir(parents=True, exist_ok=True)
@@ -526,6 +530,30 @@ def distill(
     forward = answer_log_probs(lesson.shared, args.sampled_at["temperature"], width)(model)
     overlap = held_out_overlap(forward, held_out, args.batch_size, model.device)
     return model, rows, {"rank": args.keep_rank, "share_of_squared_norm": share, "held_out_overlap": overlap}
+
+
+def step_memory(args: argparse.Namespace, model, trainable: int, lesson: Lesson, rows: list[dict]) -> dict[str, int]:
+    """Bytes that a step of the longest answers takes beside the models, which are loaded.
+
+    A draft's own answer (online) is at most as long as the longest stored one.
+    """
+    from specdec.distillation import HELD_COPIES
+
+    examples = [lesson.example(row, False) for row in rows]
+    longest = max(len(example.context) for example in examples)
+    positions = max(len(example.rows) for example in examples)
+    columns = len(model.get_output_embeddings().weight)
+    needed = memory_needed(model, trainable, args.batch_size, longest)
+    del needed["weights"]
+    return {**needed, "output_layer": HELD_COPIES * args.batch_size * positions * columns * 4}
+
+
+def memory_remedy(args: argparse.Namespace) -> str:
+    return (
+        "Lower --batch-size, or close other programs."
+        if args.batch_size > 1
+        else "Close other programs, or learn from shorter answers."
+    )
 
 
 def metrics_of(rows: list[dict], trained: int, held_out: int) -> dict:

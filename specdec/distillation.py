@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     from specdec.vocabulary import VocabularyMap
 
+POSITIONS_AT_ONCE = 128  # whose logits are in memory together
+HELD_COPIES = 3  # of [N, V] in float32, at the peak of a step: log q, its gradient, and one on the way
+
 
 @dataclass(frozen=True)
 class Example:
@@ -87,8 +90,11 @@ def answer_log_probs(shared: VocabularyMap, temperature: float, width: int):
     """A module that wraps a draft: (ids [B, L], mask [B, L], rows [N]) → log q [N, V] at these positions alone.
 
     The output layer is applied to the answers' positions only: of a vocabulary of 150,000 it is the largest part of a step.
+    What lies between it and log q is computed for a few positions at once, and again in the backward pass: half as much of
+    [N, V] is in memory at the peak.
     """
     import torch
+    from torch.utils.checkpoint import checkpoint
 
     class AnswerLogProbs(torch.nn.Module):
         def __init__(self, model):
@@ -99,8 +105,13 @@ def answer_log_probs(shared: VocabularyMap, temperature: float, width: int):
         def forward(self, ids: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
             inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
             hidden = inner.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-            logits = inner.get_output_embeddings()(hidden.flatten(0, 1)[rows])
-            return shared_log_probs(logits, self.columns, temperature)
+            head = inner.get_output_embeddings()
+
+            def log_probs(read: Tensor) -> Tensor:
+                return shared_log_probs(head(read), self.columns, temperature)
+
+            parts = hidden.flatten(0, 1)[rows].split(POSITIONS_AT_ONCE)
+            return torch.cat([checkpoint(log_probs, part, use_reentrant=False) for part in parts])
 
     return AnswerLogProbs
 

@@ -7,7 +7,7 @@ import torch
 
 import generate_answers
 import train_distill
-from specdec import models
+from specdec import distillation, models
 from specdec.alignment import draft_probs, overlap_and_kept, verifier_probs
 from specdec.answers import read_answers, read_probs
 from specdec.distillation import answer_log_probs, batches, collate, learning_rate
@@ -115,7 +115,31 @@ def test_padding_does_not_reach_the_loss(home, tiny):
     assert torch.allclose(alone.exp(), together.exp(), atol=1e-5)
 
 
+def test_log_q_of_few_positions_at_once_is_that_of_all(home, tiny, monkeypatch):
+    """And so is the gradient, although its way through the output layer is computed twice."""
+    lesson, pair = lesson_and_pair(tiny)
+    batch = collate([lesson.example({**row, "prompted": {}}, True) for row in read_answers(home / "answers.jsonl")[:4]])
+    found = []
+    for at_once in (3, 1000):
+        monkeypatch.setattr(distillation, "POSITIONS_AT_ONCE", at_once)
+        model = models.load_model(pair.draft, dtype=torch.float32)
+        log_q = answer_log_probs(lesson.shared, 0.7, model.config.vocab_size)(model)(*batch[:3])
+        LOSSES["tvdpp_position"](log_q, batch[3]).backward()
+        gradients = [parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None]
+        found.append((log_q.detach().exp(), torch.cat(gradients)))
+    (few, few_gradient), (whole, whole_gradient) = found
+    assert len(few) > 6 and torch.allclose(few, whole, atol=1e-6)
+    assert torch.allclose(few_gradient, whole_gradient, atol=1e-6) and whole_gradient.abs().max() > 1e-4
+
+
 # --- training ---------------------------------------------------------------------------------------------------------
+
+
+def test_too_little_memory_is_refused_with_the_number(cli, home, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_distill, "free_memory", lambda: 10**6)
+    status, _, err = cli(train_distill, *options(home, tiny, "--max-steps", 2))
+    assert status == 1 and "GiB of memory" in err.splitlines()[-1] and "Lower --batch-size" in err
+    assert not (tmp_path / "tuned").exists()
 
 
 @pytest.mark.parametrize("loss", sorted(LOSSES))

@@ -111,7 +111,8 @@ def fields_of(settings: dict) -> dict:
     """FIELDS, from the settings in a metrics.json; several domains or scenarios are joined by a plus."""
     scenarios = {SCENARIOS.get(source, source) for source in settings.get("source", ["pairs"])}
     known = {"domain": " + ".join(settings["domain"]), "scenario": " + ".join(sorted(scenarios))}
-    return {field: known.get(field, settings.get(field)) for field in FIELDS}
+    found = {field: known.get(field, settings.get(field)) for field in FIELDS}
+    return {**found, "all_weights": bool(found["all_weights"])}  # older trainings leave it out
 
 
 # --- the claims -------------------------------------------------------------------------------------------------------
