@@ -37,6 +37,9 @@ def summary_row(decodings: dict[tuple, Runs], decoding: tuple, about: dict[str, 
         "over_generate": ratio(runs, decodings.get(("generate", None, 0))),
         "over_no_draft": ratio(runs, decodings.get((peer, None, 0))),
     }
+    drafted, accepted = (sum(run.get(key) or 0 for run in runs.values()) for key in ("drafted", "accepted"))
+    if drafted:
+        row["acceptance_rate"] = accepted / drafted
     if peer in OURS:
         row |= blocks_row(list(runs.values()), k, about[peer], about.get("machine"))
     return row
@@ -51,8 +54,8 @@ def ratio(runs: Runs, others: Runs | None) -> float | None:
 
 
 def blocks_row(runs: list[dict], k: int, about: dict, rates: dict | None) -> dict:
-    """What only our loop knows: acceptance, the parts of a block, their floor, theory's speed-up."""
-    drafted, blocks = (sum(run[key] for run in runs) for key in ("drafted", "blocks"))
+    """What only our loop knows: Σ min(p, q), the parts of a block, their floor, theory's speed-up."""
+    blocks = sum(run["blocks"] for run in runs)
     tau = sum(run["tokens"] for run in runs) / blocks
     row = {
         "block_efficiency": tau,
@@ -64,9 +67,8 @@ def blocks_row(runs: list[dict], k: int, about: dict, rates: dict | None) -> dic
     costs, weights = about["seconds_per_step"], about.get("weights")
     if rates and weights:
         row["floor_per_block"] = block_floor(weights.get("draft"), weights["verifier"], k, rates)
-    if k and drafted:
-        overlaps = [run["expected_acceptance"] for run in runs if run["expected_acceptance"] is not None]
-        row["acceptance_rate"] = sum(run["accepted"] for run in runs) / drafted
+    overlaps = [run["expected_acceptance"] for run in runs if run["expected_acceptance"] is not None]
+    if overlaps:  # none where every prompt filled the draft's context
         row["expected_acceptance"] = statistics.mean(overlaps)
         if "draft" in costs:
             c = costs["draft"] / costs["verifier"]

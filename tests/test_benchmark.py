@@ -274,7 +274,9 @@ def test_llama_cpp_without_a_draft_and_with_one(cli, tiny, prompts, tmp_path, in
 
     server.drafts = {"draft_n": 4, "draft_n_accepted": 2}
     status, out, err = call(cli, tiny, prompts, *options, peers=("llama.cpp=1,2",))
-    assert decodings(json.loads(out), "llama.cpp, drafted") == [("small", 1), ("small", 2)], err
+    result = json.loads(out)
+    assert decodings(result, "llama.cpp, drafted") == [("small", 1), ("small", 2)], err
+    assert [row.get("acceptance_rate") for row in result["summary"]] == [0.5, 0.5, 0.5]
 
 
 def test_a_gguf_file_is_the_one_given_the_one_kept_or_none(tmp_path, monkeypatch):
