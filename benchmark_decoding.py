@@ -244,22 +244,18 @@ def long_steps(model: Backend, task: Task) -> dict:
 
 
 def by_llama_cpp(task: Task) -> Found:
+    """llama.cpp without a draft, or with one at the only K of `task.ks`."""
     assert task.gguf
     longest = max([len(ids) for _, ids in task.prompts] + list(task.lengths))
-    context = longest + task.max_new_tokens + 16
-    ids = task.prompts[0][1]
-    found: list[dict] = []
-    server = None
-    for k in task.ks if task.gguf_draft else (0,):
-        del server  # before the next is loaded
-        server = llama_cpp.start_server(task.gguf, context, task.threads, task.gguf_draft, k)
-        complete = partial(llama_cpp.complete, server, temperature=task.settings().temperature, seed=task.seed)
-        found.append(memory("loaded"))
-        if complete(ids, 8)["drafted"] is None and task.gguf_draft:  # the first text warms up
-            raise Problem(f"llama.cpp does not draft with {task.gguf_draft.name} for {task.gguf.name}: other vocabularies.")
-        for prompt, tokens in task.prompts:
-            row = complete(tokens, task.max_new_tokens)
-            yield "row", {"draft": task.gguf_draft and task.gguf_draft.stem, "k": k, "prompt": prompt, **row}
+    k = task.ks[0] if task.gguf_draft else 0
+    server = llama_cpp.start_server(task.gguf, longest + task.max_new_tokens + 16, task.threads, task.gguf_draft, k)
+    complete = partial(llama_cpp.complete, server, temperature=task.settings().temperature, seed=task.seed)
+    found = [memory("loaded")]
+    if complete(task.prompts[0][1], 8)["drafted"] is None and task.gguf_draft:  # the first text warms up
+        raise Problem(f"llama.cpp does not draft with {task.gguf_draft.name} for {task.gguf.name}: other vocabularies.")
+    for prompt, tokens in task.prompts:
+        row = complete(tokens, task.max_new_tokens)
+        yield "row", {"draft": task.gguf_draft and task.gguf_draft.stem, "k": k, "prompt": prompt, **row}
     about = {"version": llama_cpp.installed_version(), "file": task.gguf.name, "file_bytes": task.gguf.stat().st_size}
     yield "about", {**about, "memory": [*found, memory("all texts decoded")]}
     if task.lengths and not task.gguf_draft:
@@ -354,6 +350,7 @@ def measured(task: Task) -> Found:
     try:
         while (message := ours_end.recv()) is not None:
             yield message
+        process.join(10)
     except EOFError:  # it died: killed for its memory, or by an error whose traceback it printed
         process.join()
         yield "about", {"not_measured": f"its process ended early (exit status {process.exitcode})"}
@@ -493,7 +490,8 @@ def llama_cpp_tasks(task: Task, args: argparse.Namespace) -> Iterator[Task | tup
         if draft := args.llama_cpp_draft:
             peer = "llama.cpp, drafted"
             file = llama_cpp.gguf_of(named_model(draft), Path(draft) if Path(draft).is_file() else None)
-            yield replace(task, peer=peer, gguf_draft=file)
+            for k in task.ks:  # a process each, or two servers would be in memory at once
+                yield replace(task, peer=peer, gguf_draft=file, ks=(k,))
     except Problem as problem:
         yield peer, str(problem)
 

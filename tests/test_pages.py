@@ -73,7 +73,7 @@ CHANGED = {
         ("dataset.json", ("statistics", "pairs"), "DATASET_CARD.md"),
     ],
     "engine": [
-        ("benchmark.json", ("summary", "c"), "studies/engine/README.md"),
+        ("benchmark.json", ("summary", 0, "tokens_per_second"), "studies/engine/README.md"),
         ("exactness.json", ("results", "ours", "p_value"), "README.md"),
     ],
 }

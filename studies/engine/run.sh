@@ -5,13 +5,15 @@ cd "$(dirname "$0")/../.."
 results=studies/engine/results
 
 python check_exactness.py --samples 150 --json $results/exactness.json  # 6 minutes
-python benchmark_decoding.py --max-new-tokens 32 --json $results/benchmark.json  # 12 minutes
 
-# --- both backends in one sitting (on a CPU without bf16 instructions 20 minutes; the results kept were stopped earlier) ---
-python benchmark_decoding.py --pair smollm2-qwen --backend int8 --limit 4 --max-new-tokens 32 --k 1 2 3 4 5 6 8 \
-  --skip-same-vocabulary --json $results/benchmark_int8.json
-python benchmark_decoding.py --pair smollm2-qwen --limit 4 --max-new-tokens 32 --k 2 3 4 \
-  --skip-same-vocabulary --json $results/benchmark_beside.json
+# --- every engine, each in a process of its own: 15 minutes on a CPU without bf16 instructions ---
+pip install --quiet -r requirements-peers.txt  # llama.cpp; without it its rows say that it is not installed
+python benchmark_decoding.py --drafts base distilled=adapters/distilled --limit 4 --max-new-tokens 32 \
+  --peers llama.cpp=2,4 int8=1,2,3,4 transformers=2 generate --llama-cpp-draft Qwen/Qwen2.5-Coder-0.5B-Instruct \
+  --lengths 100 1000 2000 --json $results/benchmark.json
+
+# --- on a CPU with bf16 instructions, the base draft at every K: 12 minutes; the results kept were laid out again for this reader ---
+python benchmark_decoding.py --peers generate packed transformers self --max-new-tokens 32 --json $results/benchmark_bf16.json
 
 # --- one prompt with every draft, on the front page (2 minutes) ---
 python speculative_decode.py --mode compare --backend int8 --drafts base dpo=final_adapter distilled=adapters/distilled --k 2 \

@@ -1,6 +1,6 @@
-"""The tables and the figure of the engine's page, and its row on the front page.
+"""The tables and the figures of the engine's page, and its row on the front page.
 
-    python -m studies.engine.tables            draws the figure and fills the pages
+    python -m studies.engine.tables            draws the figures and fills the pages
     python -m studies.engine.tables --check    exits 1 if a page and the results disagree
 
 The functions below are named like the parts that they write.
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specdec.intervals import mean_with_interval
-from specdec.report import Part, decoded, hardware, load, new_figure, picture, point, run_pages, table
+from specdec.report import Part, decoded, hardware, load, new_figure, percent, picture, point, run_pages, table
 from specdec.terminal import run
 
 if TYPE_CHECKING:
@@ -20,13 +20,23 @@ if TYPE_CHECKING:
 
 HERE = Path("studies/engine")
 FRONT, OWN = Path("README.md"), HERE / "README.md"
-SPEED, EXACTNESS, FIGURE = HERE / "results/benchmark.json", HERE / "results/exactness.json", HERE / "figures/speed.png"
+SPEED, BF16, EXACTNESS = (HERE / f"results/{name}.json" for name in ("benchmark", "benchmark_bf16", "exactness"))
+BLOCKS, SPEED_FIGURE = HERE / "figures/blocks.png", HERE / "figures/speed.png"
 FLOAT32, STILL = HERE / "results/demo_float32.json", HERE / "results/still.png"
-INT8, BESIDE = HERE / "results/benchmark_int8.json", HERE / "results/benchmark_beside.json"
-SHORT = (1, 2, 3, 4, 5, 6, 8)  # of K, in the page's one table
-K = 4  # the default of speculative_decode.py, and study 0's
-HEADER = ["decoding", "tokens/s", "× generate", "× ours without a draft", "tokens per pass"]
-HEADER += ["predicted from α", "predicted from blocks"]
+OURS = ("transformers", "int8")
+PEERS = {  # as benchmark_decoding.py names them → as the page does, in the page's order
+    "llama.cpp": "llama.cpp",
+    "llama.cpp, drafted": "llama.cpp",
+    "generate": "transformers `generate`",
+    "packed": "the same, linear layers packed",
+    "transformers": "ours on transformers",
+    "int8": "ours in int8",
+}
+PARTS_OF_A_BLOCK = (
+    ("draft", "draft", {"color": "white", "hatch": "///"}),
+    ("verify", "verifier", {"color": "0.75"}),
+    ("other", "rest", {"color": "black"}),
+)
 
 
 # --- exact ------------------------------------------------------------------------------------------------------------
@@ -65,100 +75,210 @@ def assisted(result: dict) -> str:
 # --- fast -------------------------------------------------------------------------------------------------------------
 
 
-def speed_rows(result: dict, lengths: tuple[int, ...] | None = None) -> list[list[str]]:
-    """Plain decodings first, then ours at every K, or at these lengths alone."""
-    summary = result["summary"]
-    plain, packed, ours = summary["generate"], summary["generate_packed"], summary["ours"]
-    rows = [
-        ["transformers `generate`", f"{plain:.2f}", "1.00", "", "", "", ""],
-        ["the same, linear layers packed", f"{packed:.2f}", f"{packed / plain:.2f}", "", "", "", ""],
-        ["ours, no draft", f"{ours:.2f}", f"{summary['ours_over_generate']:.2f}", "1.00", "1.00", "", ""],
-    ]
-    for found in summary["by_k"]:
-        if lengths is None or found["k"] in lengths:
-            keys = ["tokens_per_second", "over_generate", "over_ours", "block_efficiency"]
-            keys += ["predicted_from_alpha", "predicted_from_blocks"]
-            rows.append([f"ours, K = {found['k']}", *(f"{found[key]:.2f}" for key in keys)])
-    if cpp := result["llama_cpp"]:
-        rows.append(["llama.cpp, the same file in Q4_K_M", f"{cpp:.2f}", f"{cpp / plain:.2f}", f"{cpp / ours:.2f}", "", "", ""])
-    return rows
+def name_of(row: dict) -> str:
+    """How a decoding is called on the page."""
+    peer = PEERS[row["peer"]]
+    if row["draft"]:
+        draft = row["draft"].partition("-instruct")[0]  # of a GGUF file's name
+        return f"{peer}, {draft}, K = {row['k']}"
+    return f"{peer}, no draft" if row["peer"] in OURS else peer
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
+
+
+def decoding(result: dict, peer: str, draft: str | None = None, k: int = 0) -> dict | None:
+    """The summary row of one decoding, None where it was not measured."""
+    wanted = (peer, draft, k)
+    return next((row for row in result["summary"] if (row["peer"], row["draft"], row["k"]) == wanted), None)
+
+
+def best_rows(result: dict) -> list[dict]:
+    """Of every peer and draft the row of the K that makes most tokens a second; in the order of PEERS."""
+    best: dict[tuple, dict] = {}
+    for row in result["summary"]:
+        known = best.setdefault((row["peer"], row["draft"]), row)
+        if row["tokens_per_second"] > known["tokens_per_second"]:
+            best[row["peer"], row["draft"]] = row
+    return sorted(best.values(), key=lambda row: list(PEERS).index(row["peer"]))
+
+
+def peak(result: dict, peer: str) -> str:
+    found = result["about"].get(peer, {}).get("memory")
+    return f"{found[-1]['peak_bytes'] / 2**30:.1f}" if found else ""
 
 
 def speed() -> str:
     """The page's one table."""
     result = load(SPEED)
-    conditions = result["conditions"]
-    medians = f"Medians over {conditions['prompts']} prompts, {conditions['max_new_tokens']} new tokens"
+    rows = []
+    for row in best_rows(result):
+        ratios = [number(row[key]) for key in ("over_llama_cpp", "over_generate", "over_no_draft")]
+        more = [number(row.get("block_efficiency")), number(row["first_token_seconds"], 1), peak(result, row["peer"])]
+        rows.append([name_of(row), number(row["tokens_per_second"]), *ratios, *more])
+    for peer, about in result["about"].items():
+        if "not_measured" in about:
+            rows.append([PEERS[peer], about["not_measured"], *[""] * 6])
+    header = ["decoding", "tokens/s", "× llama.cpp", "× generate", "× itself without a draft", "tokens per pass"]
+    header += ["first token, s", "peak memory, GiB"]
     return (
-        f"{table(HEADER, speed_rows(result, SHORT))}\n\n{medians}, temperature {conditions['temperature']}. "
-        f"{hardware([result['environment']])}"
+        f"{table(header, rows)}\n\n{medians(result)} Of every draft the K that was fastest. {hardware([result['environment']])}"
     )
+
+
+def medians(result: dict) -> str:
+    conditions = result["conditions"]
+    return (
+        f"Medians over {conditions['prompts']} prompts, {conditions['max_new_tokens']} new tokens, temperature "
+        f"{conditions['temperature']}."
+    )
+
+
+def every_decoding(result: dict) -> list[list[str]]:
+    rows = []
+    for row in result["summary"]:
+        keys = ["tokens_per_second", "over_generate", "over_no_draft", "block_efficiency"]
+        keys += ["predicted_from_alpha", "predicted_from_blocks"]
+        rows.append([name_of(row), *(number(row.get(key)) for key in keys), percent(row.get("acceptance_rate"))])
+    return rows
+
+
+EVERY = ["decoding", "tokens/s", "× generate", "× itself without a draft", "tokens per pass"]
+EVERY += ["predicted from α", "predicted from blocks", "accepted/drafted"]
 
 
 def speed_by_k() -> str:
-    """Every row, and what else the run measured."""
+    """Every decoding of the main table's run."""
     result = load(SPEED)
-    summary, same = result["summary"], result["same_vocabulary"]
-    overhead = max(found["overhead_share"] for found in summary["by_k"])
+    overhead = max(row["overhead_share"] for row in result["summary"] if row["peer"] in OURS)
+    costs = ", ".join(f"{PEERS[peer]} {found:.3f}" for peer, found in cost_ratios(result).items())
     return (
-        f"{table(HEADER, speed_rows(result))}\n\nCost ratio c = {summary['c']:.3f}; time outside the two models' forwards at "
-        f"most {overhead:.1%}; peak memory {result['peak_memory_bytes']['resident'] / 2**30:.1f} GiB. Where one model drafts "
+        f"{table(EVERY, every_decoding(result))}\n\nCost ratio c: {costs}. Time outside the two models' forwards: at most "
+        f"{overhead:.1%}. {medians(result)}"
+    )
+
+
+def cost_ratios(result: dict) -> dict[str, float]:
+    """Peer → seconds of a draft's step over those of a verifier's pass of one token."""
+    ratios = {}
+    for peer in OURS:
+        costs = result["about"].get(peer, {}).get("seconds_per_step")
+        if costs:
+            ratios[peer] = costs["draft"] / costs["verifier"]
+    return ratios
+
+
+def bf16() -> str:
+    """Another machine, whose processor has bf16 units."""
+    result = load(BF16)
+    same = result["about"]["self"]
+    overhead = max(row["overhead_share"] for row in result["summary"] if row["peer"] in OURS)
+    return (
+        f"{table(EVERY, every_decoding(result))}\n\nCost ratio c = {cost_ratios(result)['transformers']:.3f}; time outside the "
+        f"two models' forwards at most {overhead:.1%}; peak memory {peak(result, 'transformers')} GiB. Where one model drafts "
         f"for itself (SmolLM2, K = {same['k']}), our loop makes {same['ours']:.1f} tokens/s and transformers' assisted "
-        f"generation {same['assisted_generation']:.1f}."
+        f"generation {same['assisted_generation']:.1f}. {medians(result)} {hardware([result['environment']])}"
     )
 
 
-def backends() -> str:
-    """Both backends in one sitting: every decoding, and what one of its blocks takes."""
-    rows, prompts = [], {}
-    for name, file in (("transformers, float32", BESIDE), ("int8", INT8)):
-        result = load(file)
-        summary, prompts[name] = result["summary"], len(result["rows"])
-        step = summary["seconds_per_step"]["verifier"] * 1000
-        rows.append([name, "no draft", f"{summary['ours']:.2f}", "1.00", "", f"{step:.0f}", ""])
-        for found in summary["by_k"]:
-            parts = [f"{found['seconds_per_block'][part] * 1000:.0f}" for part in ("draft", "verify", "other")]
-            speeds = [f"{found['tokens_per_second']:.2f}", f"{found['block_efficiency']:.2f}"]
-            rows.append([name, f"K = {found['k']}", *speeds, *parts])
-    header = [
-        "backend",
-        "decoding",
-        "tokens/s",
-        "tokens per pass",
-        "draft, ms a block",
-        "verify, ms a block",
-        "rest, ms a block",
-    ]
-    result = load(INT8)
-    measured = ", ".join(f"{count} with {name}" for name, count in prompts.items())
-    memory = " and ".join(f"{load(file)['peak_memory_bytes']['resident'] / 2**30:.1f} GiB" for file in (BESIDE, INT8))
+# --- what a block's time consists of ----------------------------------------------------------------------------------
+
+
+def block_rows(result: dict) -> list[dict]:
+    """The decodings of our loop in int8: without a draft, and with the last draft named at every K."""
+    rows = [row for row in result["summary"] if row["peer"] == "int8"]
+    drafts = [row["draft"] for row in rows if row["draft"]]
+    return [row for row in rows if row["draft"] in (None, *drafts[-1:])]
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:.0f}"
+
+
+def blocks() -> str:
+    result = load(SPEED)
+    rows = []
+    for row in result["summary"]:
+        if row["peer"] not in OURS:
+            continue
+        parts, least = row["seconds_per_block"], row["floor_per_block"]
+        times = [parts["draft"], least["draft"], parts["verify"], least["verify"], parts["other"]]
+        rows.append([name_of(row), *map(milliseconds, times), milliseconds(sum(parts.values()) / row["block_efficiency"])])
+    header = ["decoding", "draft, ms", "at least", "verifier, ms", "at least", "rest, ms", "ms a token"]
+    return f"{table(header, rows)}\n\n{floors(result)}"
+
+
+def floors(result: dict) -> str:
+    """What "at least" means, with the rates that were measured."""
+    rates = result["about"]["machine"]
+    products = ", ".join(f"{rate / 1e9:.0f} in {dtype}" for dtype, rate in rates["multiply_adds_per_second"].items())
+    weights = result["about"]["int8"]["weights"]["verifier"]
+    file = result["about"].get("llama.cpp", {}).get("file_bytes")
+    size = f" llama.cpp reads {file / 1e9:.2f} GB." if file else ""
     return (
-        f"{table(header, rows)}\n\nPrompts measured: {measured}; {result['conditions']['max_new_tokens']} new tokens each. "
-        f"Peak memory {memory}. {hardware([result['environment']])}"
+        "A block: K steps of the draft, a pass of the verifier, the rest. “At least”: its weights read once at the "
+        f"{rates['bytes_per_second'] / 1e9:.1f} GB/s of this memory, or its multiply-adds at this processor's rate (10⁹ a "
+        f"second: {products}), whichever takes longer. In int8 the verifier's weights are {weights['count'] / 1e9:.2f} GB, and "
+        f"each is multiplied {weights['products']} times a token.{size}"
     )
 
 
-def speed_in_words() -> str:
-    rows = load(SPEED)["summary"]["by_k"]
-    best = max(rows, key=lambda found: found["over_ours"])
-    lengths = ", ".join(str(found["k"]) for found in rows)
-    measured, from_blocks, from_alpha = (
-        ", ".join(f"{found[key]:.2f}" for found in rows)
-        for key in ("over_ours", "predicted_from_blocks", "predicted_from_alpha")
-    )
-    return (
-        f"Speed-up over our loop without a draft, at K = {lengths}. Measured: {measured}; best at K = {best['k']}. Predicted "
-        f"from the measured tokens per block: {from_blocks}; from α as if positions were independent: {from_alpha}."
-    )
+def draw_blocks() -> Figure:
+    """A bar a decoding: draft, verifier and rest of one block, and the least that they could take."""
+    rows = block_rows(load(SPEED))
+    figure, (panel,) = new_figure(6.5, 3.2)
+    for height, row in enumerate(rows):
+        left = 0.0
+        for part, label, look in PARTS_OF_A_BLOCK:
+            width = row["seconds_per_block"][part] * 1000
+            panel.barh(height, width, left=left, edgecolor="black", label=label if height == 0 else None, **look)
+            left += width
+        floor = sum(row["floor_per_block"].values()) * 1000
+        panel.plot([floor, floor], [height - 0.45, height + 0.45], color="black", linewidth=3, linestyle=(0, (1, 0.6)))
+    panel.plot([], [], color="black", linewidth=3, linestyle=(0, (1, 0.6)), label="least on this machine")
+    panel.set(xlabel="milliseconds a block", yticks=range(len(rows)), yticklabels=[f"K = {row['k']}" for row in rows])
+    panel.invert_yaxis()
+    panel.legend(loc="upper right")
+    return figure
+
+
+def figure_blocks() -> str:
+    said = []
+    for row in block_rows(load(SPEED)):
+        draft, verifier, rest = (milliseconds(row["seconds_per_block"][part]) for part, _, _ in PARTS_OF_A_BLOCK)
+        least = milliseconds(sum(row["floor_per_block"].values()))
+        said.append(f"K = {row['k']}: draft {draft}, verifier {verifier}, rest {rest}; at least {least}")
+    return picture(BLOCKS, OWN, f"Milliseconds of one block of our loop in int8. {'. '.join(said)}.")
+
+
+def long_texts() -> str:
+    result = load(SPEED)
+    rows = []
+    for peer, about in result["about"].items():
+        if found := about.get("long"):
+            steps = dict(sorted(found["step_seconds"].items(), key=lambda item: int(item[0])))
+            speed = found["prompt_tokens"] / found["prefill_seconds"]
+            cells = [f"{found['prefill_seconds']:.1f}", f"{speed:.0f}", f"{found['added_peak_bytes'] / 2**30:.2f}"]
+            rows.append([PEERS[peer], *cells, *map(milliseconds, steps.values())])
+            header = [f"{found['prompt_tokens']} tokens read, s", "tokens/s", "GiB more at the peak"]
+            header += [f"ms a token behind {length}" for length in steps]
+    return table(["verifier alone", *header], rows)
+
+
+def memory_in_words() -> str:
+    found = load(SPEED)["about"]["int8"]["memory"]
+    return "; ".join(f"{step['when']} {step['peak_bytes'] / 2**30:.2f} GiB" for step in found)
 
 
 def draw_speed() -> Figure:
-    rows = load(SPEED)["summary"]["by_k"]
+    """The bf16 machine's."""
+    rows = [row for row in load(BF16)["summary"] if row["peer"] == "transformers" and row["draft"]]
     lengths = [found["k"] for found in rows]
     figure, (panel,) = new_figure(6, 3.5)
     for number, (key, line, label) in enumerate(
         (
-            ("over_ours", "-", "measured"),
+            ("over_no_draft", "-", "measured"),
             ("predicted_from_blocks", "--", "predicted from blocks"),
             ("predicted_from_alpha", ":", "predicted from α, independent positions"),
         )
@@ -168,6 +288,21 @@ def draw_speed() -> Figure:
     panel.set(xlabel="draft length K", ylabel="× our loop without a draft", xticks=lengths)
     panel.legend()
     return figure
+
+
+def figure_speed() -> str:
+    rows = [row for row in load(BF16)["summary"] if row["peer"] == "transformers" and row["draft"]]
+    best = max(rows, key=lambda found: found["over_no_draft"])
+    lengths = ", ".join(str(found["k"]) for found in rows)
+    measured, from_blocks, from_alpha = (
+        ", ".join(f"{found[key]:.2f}" for found in rows)
+        for key in ("over_no_draft", "predicted_from_blocks", "predicted_from_alpha")
+    )
+    words = (
+        f"Speed-up over our loop without a draft, at K = {lengths}. Measured: {measured}; best at K = {best['k']}. Predicted "
+        f"from the measured tokens per block: {from_blocks}; from α as if positions were independent: {from_alpha}."
+    )
+    return picture(SPEED_FIGURE, OWN, words)
 
 
 # --- one prompt, looked at --------------------------------------------------------------------------------------------
@@ -198,31 +333,39 @@ def row() -> str:
     """The cell in the front page's table of studies."""
     result = load(EXACTNESS)
     ours, plain = result["results"]["ours"], result["results"]["generate"]
-    speedup = speedup_at(K)
+    int8 = [found for found in load(SPEED)["summary"] if found["peer"] == "int8" and found["draft"]]
+    best = max(int8, key=lambda found: found["tokens_per_second"])
+    speedup = speedup_of(best)
     bounds = " to ".join(f"{bound:.2f}" for bound in speedup["interval"])
     return (
         f"No deviation found: chi-square on {ours['samples']} texts has p = {ours['p_value']:.2g} (`generate`: "
-        f"{plain['p_value']:.2g}). At K = {K}, {speedup['mean']:.2f} × plain decoding ({bounds})"
+        f"{plain['p_value']:.2g}). In int8 with the {best['draft']} draft at K = {best['k']}, {speedup['mean']:.2f} × plain "
+        f"decoding ({bounds}), {number(best['over_llama_cpp'])} × llama.cpp"
     )
 
 
-def speedup_at(k: int) -> dict:
-    """Our loop at draft length k over our loop without a draft: the mean over prompts of their ratios, with its interval."""
+def speedup_of(best: dict) -> dict:
+    """A decoding over the same engine without a draft: the mean over prompts of their ratios, with its interval."""
     result = load(SPEED)
-    ratios = [found[f"K={k}"]["tokens_per_second"] / found["ours"]["tokens_per_second"] for found in result["rows"]]
-    return mean_with_interval(ratios, result["conditions"]["seed"])
-
-
-def figure() -> str:
-    return picture(FIGURE, OWN, speed_in_words())
+    speeds: dict[tuple, dict[str, float]] = {}
+    for found in result["rows"]:
+        if found["peer"] == best["peer"]:
+            speeds.setdefault((found["draft"], found["k"]), {})[found["prompt"]] = found["tokens_per_second"]
+    drafted = speeds[best["draft"], best["k"]]
+    plain = speeds[None, 0]
+    return mean_with_interval([drafted[prompt] / plain[prompt] for prompt in drafted], result["conditions"]["seed"])
 
 
 OWN_PARTS: dict[str, Part] = {
     "speed": speed,
-    "figure speed": figure,
-    "exactness": exactness,
+    "figure blocks": figure_blocks,
+    "blocks": blocks,
     "speed by k": speed_by_k,
-    "backends": backends,
+    "long": long_texts,
+    "memory": memory_in_words,
+    "bf16": bf16,
+    "figure speed": figure_speed,
+    "exactness": exactness,
     "float32": float32,
     "still": still,
 }
@@ -230,7 +373,7 @@ PAGES: dict[Path, dict[str, Part]] = {OWN: OWN_PARTS, FRONT: {"row engine": row,
 
 
 def main() -> int:
-    return run_pages(__doc__, PAGES, {FIGURE: draw_speed})
+    return run_pages(__doc__, PAGES, {BLOCKS: draw_blocks, SPEED_FIGURE: draw_speed})
 
 
 if __name__ == "__main__":
