@@ -8,8 +8,8 @@
   output       rows that can never be sampled are not computed.
 
 p of a token does not depend on what else is in its pass, to the bit: integers are added without rounding, a scale belongs to
-one token, and attention is computed token by token. Were it not so, a difference in the seventh digit could tip the rounding
-of an activation, and p would depend on K.
+one token, and attention and SiLU are computed token by token. Were it not so, a difference in the seventh digit could tip the
+rounding of an activation, and p would depend on K.
 """
 
 from __future__ import annotations
@@ -63,9 +63,8 @@ class Int8Model:
             )
         self.unnamed = torch.tensor(sorted(set(range(self.width)) - set(self.rows.tolist())), dtype=torch.long)
         self.embedding, self.rotary = model.model.embed_tokens.weight.detach(), model.model.rotary_emb
-        if not all(
-            piece.sum().isfinite() for piece in pieces([self.embedding])
-        ):  # of all at once, a float32 copy would be made
+        finite = [bool(piece.sum().isfinite()) for piece in pieces([self.embedding])]  # at once, it would be copied whole
+        if not all(finite):
             raise Problem(f"the weights of {self.name} hold numbers that are not finite (embed_tokens). Choose others.")
         self.head = PackedLinear([model.lm_head], parts, self.rows)  # first: no other matrix needs as much memory to pack
         self.layers = []
@@ -135,11 +134,9 @@ class Layer:
 
     def __call__(self, states: Tensor, cos: Tensor, sin: Tensor, length: int) -> Tensor:
         """states [n, H] of new tokens, behind `length` cached ones; cos and sin [n, 1, d] of their positions."""
-        from torch.nn.functional import silu
-
         states = states + self.outward(self.attention(self.inward(self.first_norm(states)), cos, sin, length))
         gate, up = self.gate_and_up(self.second_norm(states)).chunk(2, -1)
-        return states + self.down(silu(gate) * up)
+        return states + self.down(silu_by_token(gate) * up)
 
     def attention(self, projected: Tensor, cos: Tensor, sin: Tensor, length: int) -> Tensor:
         """Every token attends to itself and to all before it, in a call of its own, whatever else is in the pass."""
@@ -170,6 +167,18 @@ class Layer:
                 grown[:, :, : self.cache.shape[2]] = self.cache
             self.cache = grown
         return self.cache
+
+
+def silu_by_token(gate: Tensor) -> Tensor:
+    """SiLU of `gate` [n, I], a token at a time.
+
+    torch shares large arrays out among its threads, and computes what is left of a share otherwise than what fills vector
+    registers: with four threads or more, some elements of a token would depend on how many others are in the pass.
+    """
+    import torch
+    from torch.nn.functional import silu
+
+    return torch.stack([silu(row) for row in gate])
 
 
 def halves_turned(states: Tensor) -> Tensor:
