@@ -297,11 +297,15 @@ def run_prompt(
 def measure_steps(
     engine: Engine, ids: tuple[list[int], list[int]], drafter: Drafter, settings: Settings, seed: int
 ) -> Measured:
-    """Decodes the beginning of a text, which nobody sees, to learn what steps cost and how far drafts are accepted."""
+    """Decodes the beginning of a text, which nobody sees, to learn what steps cost and how far drafts are accepted.
+
+    Its random numbers are not those of the run, whose seed is `seed`: K must not depend on the draws that it is chosen for, or
+    texts that suit a long draft would come more often than the verifier writes them.
+    """
     import torch
 
     verifier_prompt, draft_prompt = ids
-    generator = torch.Generator(device=engine.verifier.device).manual_seed(seed)
+    generator = torch.Generator(device=engine.verifier.device).manual_seed(seed ^ 1)
     with torch.inference_mode():
         prefill(engine.verifier, verifier_prompt, drafter, drafter.own_prompt(verifier_prompt, draft_prompt))
         text = decode(engine.verifier, verifier_prompt[-1], replace(settings, k=LONGEST), engine.stop, generator, drafter)

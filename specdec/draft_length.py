@@ -2,7 +2,7 @@
 
 One short text is decoded with the longest length (`speculative_decode.measure_steps`). It says how many tokens a block of any
 shorter length would have emitted, and what a step of the draft costs; passes of the verifier are timed at several widths. K is
-then fixed for the whole run. The texts of a run depend on K and on the random seed, never on how K was chosen.
+then fixed for the whole run. That text has random numbers of its own, so a run's texts are as likely as with any fixed K.
 """
 
 from __future__ import annotations

@@ -159,6 +159,22 @@ def test_k_auto_measures_real_steps(cli, tiny):
     assert all(1 <= tokens <= 1 + int(k) for k, tokens in base["tokens_per_block"].items())
 
 
+def test_k_auto_measures_with_random_numbers_of_its_own(cli, tiny, monkeypatch):
+    """Were they the run's, K would depend on the very draws that it is chosen for."""
+    seen, whole = [], speculative_decode.measured
+
+    def watched(blocks, verifier):
+        seen.extend(token for block in blocks for token in block.tokens)
+        return whole(blocks, verifier)
+
+    monkeypatch.setattr(speculative_decode, "measured", watched)
+    common = ("--prompt", PROMPT, "--no-baseline", "--json", "-", *pair_options(tiny))
+    cli(speculative_decode, "--k", "auto", *common)
+    _, out, _ = cli(speculative_decode, "--k", draft_length.LONGEST, *common)
+    run = json.loads(out)["runs"][0]["token_ids"]
+    assert seen and run[: len(seen)] != seen[: len(run)]
+
+
 def test_prompts_file(cli, tiny, tmp_path):
     file = tmp_path / "prompts.jsonl"
     file.write_text('{"prompt": "one"}\n\n{"prompt": "two"}\n')
