@@ -554,13 +554,9 @@ def main() -> None:
                 keep(result, args)
         result["interrupted"] = False
     finally:  # also after Ctrl-C: what was measured
-        keep(result, args)
-        if args.json == "-":
-            put_json(result, args.json)
-        elif result["about"]:
-            print_result(result)
-        if result["interrupted"] and result["rows"]:
-            say(f"stopped before the end; {len(result['rows'])} texts were measured.")
+        if result["about"] or result["rows"]:  # else the file may hold an earlier benchmark, which must not be lost
+            keep(result, args)
+            show(result, args)
     failed = [about["not_measured"] for about in result["about"].values() if "not_measured" in about]
     if failed and not result["rows"]:
         raise Problem(f"nothing could be measured: {failed[0]}")
@@ -575,6 +571,15 @@ def note(result: dict, peer: str, kind: str, found: dict) -> None:
         if "not_measured" in found:
             say(f"{peer} was not measured: {found['not_measured']}")
     result["summary"] = summarize_rows(result["rows"], result["about"])
+
+
+def show(result: dict, args) -> None:
+    if args.json == "-":
+        put_json(result, args.json)
+    else:
+        print_result(result)
+    if result["interrupted"] and result["rows"]:
+        say(f"stopped before the end; {len(result['rows'])} texts were measured.")
 
 
 def keep(result: dict, args) -> None:

@@ -392,6 +392,19 @@ def result_row(run: Run, adapter: str, baseline: float | None) -> dict:
     }
 
 
+def pair_row(engine: Engine) -> dict:
+    """What --json says of the models, JSON-ready."""
+    pair = engine.pair
+    return {
+        "name": pair.name,
+        "draft": pair.draft.id,
+        "verifier": pair.verifier.id,
+        "quantization": pair.quantization,
+        "backend": pair.backend,
+        "vocabulary": engine.shared.verdict,
+    }
+
+
 def draft_length(text: str) -> int | str:
     """An argparse type: a number, or auto."""
     try:
@@ -451,14 +464,7 @@ def main() -> int:
     trace = TraceWriter(args.trace, engine, settings, prompted) if args.trace else None
     output = console(stderr=args.json == "-")
     result = {
-        "pair": {
-            "name": pair.name,
-            "draft": pair.draft.id,
-            "verifier": pair.verifier.id,
-            "quantization": pair.quantization,
-            "backend": pair.backend,
-            "vocabulary": engine.shared.verdict,
-        },
+        "pair": pair_row(engine),
         **provenance({**as_conditions(settings), **prompted, "seed": args.seed, "adapters": drafts}),
         "runs": [],
     }

@@ -16,6 +16,8 @@ from specdec.models import Model
 from specdec.terminal import Problem
 from specdec.weights import cache_folder, check_digest, fetch_gguf
 
+NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # http_proxy is not for loopback
+
 
 def is_installed() -> bool:
     return find_spec("xllamacpp") is not None
@@ -78,7 +80,7 @@ def complete(server, ids: list[int], max_new_tokens: int, temperature: float, se
     request = urllib.request.Request(f"{server.listening_address}/completion", data, {"Content-Type": "application/json"})
     started = time.perf_counter()
     first, last = None, {}
-    with urllib.request.urlopen(request, timeout=900) as lines:
+    with NO_PROXY.open(request, timeout=900) as lines:
         for line in lines:
             if line.startswith(b"data: "):
                 last = json.loads(line.removeprefix(b"data: "))

@@ -211,10 +211,13 @@ def test_bad_input_is_found_before_the_work(cli, tiny, prompts, arguments, fragm
 
 
 @pytest.mark.parametrize("more, needed", [([], "606"), (["--lengths", "700"], "700")])
-def test_a_prompt_that_does_not_fit_is_found_before_the_first_is_measured(cli, tiny, prompts, more, needed):
+def test_a_prompt_that_does_not_fit_is_found_before_the_first_is_measured(cli, tiny, prompts, tmp_path, more, needed):
+    earlier = tmp_path / "out.json"
+    earlier.write_text("an earlier benchmark")
     if not more:
         prompts.write_text(json.dumps({"prompt": "word " * 600}) + "\n")
-    status, _, err = call(cli, tiny, prompts, *more)
+    status, _, err = call(cli, tiny, prompts, "--json", earlier, *more)
+    assert earlier.read_text() == "an earlier benchmark"
     assert status == 1 and "exceeds the context of 512" in err and "transformers …" not in err
     assert not more or f"{needed} in all" in err
 
@@ -242,6 +245,7 @@ class Answers(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # where nobody listens
     running = ThreadingHTTPServer(("127.0.0.1", 0), Answers)
     running.drafts = {}
     Answers.asked = []
