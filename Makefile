@@ -26,7 +26,7 @@ check: $(VENV)/ready-to-test
 results: $(VENV)/ready
 	for study in $(TABLES); do $(RUN) -m studies.$$study.tables; done
 
-# What those files hold, measured: `make preference` (half a day on two cores), `make engine` (20 minutes), …
+# What those files hold, measured: `make preference` (half a day on two cores), `make engine` (half an hour), …
 $(STUDIES): $(VENV)/ready
 	PATH="$(abspath $(VENV))/bin:$$PATH" bash studies/$@/run.sh
 

@@ -1,6 +1,6 @@
 """The shipped draft, exported with the real weights: llama.cpp computes the distributions that transformers computes.
 
-Outside CI: runs where `pip install xllamacpp` was done (llama.cpp in prebuilt wheels, with its server). A minute or two.
+Outside CI: runs where requirements-peers.txt is installed (llama.cpp in prebuilt wheels, with its server). A minute or two.
 """
 
 import json

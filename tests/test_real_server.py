@@ -1,6 +1,6 @@
 """The way by an API against a real OpenAI-compatible server: llama.cpp's, on loopback, with SmolLM2's GGUF file.
 
-Outside CI: runs where `pip install xllamacpp` was done (llama.cpp in prebuilt wheels, with its server).
+Outside CI: runs where requirements-peers.txt is installed (llama.cpp in prebuilt wheels, with its server).
 """
 
 import pytest

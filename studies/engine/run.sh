@@ -12,15 +12,18 @@ python benchmark_decoding.py --drafts base distilled=adapters/distilled --limit 
   --peers llama.cpp=2,4 int8=1,2,3,4 transformers=2 generate --llama-cpp-draft Qwen/Qwen2.5-Coder-0.5B-Instruct \
   --lengths 100 1000 2000 --json $results/benchmark.json
 
-# --- on a CPU with bf16 instructions, the base draft at every K: 12 minutes; the results kept were laid out again for this reader ---
-python benchmark_decoding.py --peers generate packed transformers self --max-new-tokens 32 --json $results/benchmark_bf16.json
-
 # --- one prompt with every draft, on the front page (2 minutes) ---
 python speculative_decode.py --mode compare --backend int8 --drafts base dpo=final_adapter distilled=adapters/distilled --k 2 \
   --prompt "What screen reader works best for blind users?" --json $results/demo_int8.json
 
-# --- on a CPU without bf16 instructions (4 minutes), and how it looks in the viewer ---
-python speculative_decode.py --mode compare --prompt "What screen reader works best for blind users?" --max-new-tokens 80 \
-  --trace $results/trace_float32.jsonl --json $results/demo_float32.json
-python view_trace.py $results/trace_float32.jsonl --runs base dpo --png $results/still.png
+# --- what only one kind of CPU can measure, so that the other's results stay ---
+if python -c "import torch; raise SystemExit(not torch.ops.mkldnn._is_mkldnn_bf16_supported())"; then
+  # with bf16 instructions, the base draft at every K: 12 minutes; the results kept were laid out again for this reader
+  python benchmark_decoding.py --peers generate packed transformers self --max-new-tokens 32 --json $results/benchmark_bf16.json
+else
+  # without them: 4 minutes, and how it looks in the viewer
+  python speculative_decode.py --mode compare --prompt "What screen reader works best for blind users?" --max-new-tokens 80 \
+    --trace $results/trace_float32.jsonl --json $results/demo_float32.json
+  python view_trace.py $results/trace_float32.jsonl --runs base dpo --png $results/still.png
+fi
 python -m studies.engine.tables
