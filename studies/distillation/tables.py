@@ -821,7 +821,8 @@ def break_even() -> str:
     said = [
         f"**After how many tokens has the training paid?** It took {training:,.0f} s. What writing its {answers} answers "
         f"({tokens:,} tokens) took was not recorded: at most what the verifier alone takes for so many tokens, one text at a "
-        "time, in the runs that are compared. Saved by the draft that ships, live, every draft at the K of its fewest seconds a token:",
+        "time, in the runs that are compared. Saved by the draft that ships, live, every draft at the K of its fewest seconds "
+        "a token:",
         "",
     ]
     for backend, runs in found.items():
