@@ -674,7 +674,7 @@ def formula_in_words() -> str:
     for k in GOELS_K:
         tau, factor = (report[metric][str(k)]["at"] for metric in ("tau", "mbsu"))
         said.append(
-            f"at γ = {k} τ {tau['means']['base']:.2f} → {tau['means'][draft]:.2f}, {span(tau['changes'][draft], 2)}, and MBSU "
+            f"at γ = {k}, τ {tau['means']['base']:.2f} → {tau['means'][draft]:.2f}, {span(tau['changes'][draft], 2)}, and MBSU "
             f"{factor['means']['base']:.2f} → {factor['means'][draft]:.2f}"
         )
     best = [best_length(report, timed, draft, backend) for backend in timed]

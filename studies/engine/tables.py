@@ -88,12 +88,6 @@ def number(value: float | None, digits: int = 2) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def decoding(result: dict, peer: str, draft: str | None = None, k: int = 0) -> dict | None:
-    """The summary row of one decoding, None where it was not measured."""
-    wanted = (peer, draft, k)
-    return next((row for row in result["summary"] if (row["peer"], row["draft"], row["k"]) == wanted), None)
-
-
 def best_rows(result: dict) -> list[dict]:
     """Of every peer and draft the row of the K that makes most tokens a second; in the order of PEERS."""
     best: dict[tuple, dict] = {}
@@ -119,7 +113,7 @@ def speed() -> str:
         rows.append([name_of(row), number(row["tokens_per_second"]), *ratios, *more])
     for peer, about in result["about"].items():
         if "not_measured" in about:
-            rows.append([PEERS[peer], about["not_measured"], *[""] * 6])
+            rows.append([PEERS.get(peer, peer), about["not_measured"], *[""] * 6])
     header = ["decoding", "tokens/s", "× llama.cpp", "× generate", "× itself without a draft", "tokens per pass"]
     header += ["first token, s", "peak memory, GiB"]
     return (
@@ -225,7 +219,7 @@ def floors(result: dict) -> str:
 
 
 def draw_blocks() -> Figure:
-    """A bar a decoding: draft, verifier and rest of one block, and the least that they could take."""
+    """A bar a draft length: draft, verifier and rest of one block, and the least that they could take."""
     rows = block_rows(load(SPEED))
     figure, (panel,) = new_figure(6.5, 3.2)
     for height, row in enumerate(rows):
@@ -237,6 +231,7 @@ def draw_blocks() -> Figure:
         floor = sum(row["floor_per_block"].values()) * 1000
         panel.plot([floor, floor], [height - 0.45, height + 0.45], color="black", linewidth=3, linestyle=(0, (1, 0.6)))
     panel.plot([], [], color="black", linewidth=3, linestyle=(0, (1, 0.6)), label="least on this machine")
+    panel.set_title(f"our loop in int8, {rows[-1]['draft']} draft")
     panel.set(xlabel="milliseconds a block", yticks=range(len(rows)), yticklabels=[f"K = {row['k']}" for row in rows])
     panel.invert_yaxis()
     panel.legend(loc="upper right")
@@ -244,12 +239,12 @@ def draw_blocks() -> Figure:
 
 
 def figure_blocks() -> str:
-    said = []
-    for row in block_rows(load(SPEED)):
+    said, rows = [], block_rows(load(SPEED))
+    for row in rows:
         draft, verifier, rest = (milliseconds(row["seconds_per_block"][part]) for part, _, _ in PARTS_OF_A_BLOCK)
         least = milliseconds(sum(row["floor_per_block"].values()))
         said.append(f"K = {row['k']}: draft {draft}, verifier {verifier}, rest {rest}; at least {least}")
-    return picture(BLOCKS, OWN, f"Milliseconds of one block of our loop in int8. {'. '.join(said)}.")
+    return picture(BLOCKS, OWN, f"Milliseconds of one block of our loop in int8, {rows[-1]['draft']} draft. {'. '.join(said)}.")
 
 
 def long_texts() -> str:
