@@ -335,7 +335,8 @@ def answer() -> str:
         f"{samplers['ours']['p_value']:.2g}, that of transformers' own `generate` {samplers['generate']['p_value']:.2g}. The "
         f"speed: in int8 on this CPU the best draft {verdict}: `{best['draft']}` at K = {best['k']} makes "
         f"{speedup['mean']:.2f} times the tokens a second of no draft (95% interval {low:.2f} to {high:.2f}, {best['prompts']} "
-        f"prompts, on which draft and K were chosen too), and {number(best['over_llama_cpp'])} times those of llama.cpp without a draft.**"
+        f"prompts, on which draft and K were chosen too), and {number(best['over_llama_cpp'])} times those of llama.cpp "
+        "without a draft.**"
     )
 
 
