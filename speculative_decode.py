@@ -445,6 +445,8 @@ def main() -> int:
     prompts, drafts, choose_k = read_prompts(args), chosen_drafts(args), args.k == AUTO
     if choose_k and not drafts:
         raise Problem("--k auto chooses a draft's length, and --mode verifier has no draft. Leave one of them out.")
+    if choose_k and args.stop_below:
+        raise Problem("--k auto measures drafts of one length, and --stop-below ends them earlier. Leave one of them out.")
     if choose_k:
         args.k = LONGEST  # until it is chosen
     settings = read_settings(args)

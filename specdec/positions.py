@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from specdec.intervals import mean_with_interval
+from specdec.terminal import Problem
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -61,8 +62,12 @@ def kinds_of(pieces: list[str], names: Iterable[re.Pattern]) -> list[str]:
 
 def bucket_of(position: int) -> str:
     """`position` counts from 0; the bucket's name counts from 1."""
-    first, last = next(bounds for bounds in BUCKETS if bounds[0] <= position + 1 <= bounds[1])
-    return f"{first} to {last}"
+    for first, last in BUCKETS:
+        if position < last:
+            return f"{first} to {last}"
+    raise Problem(
+        f"an answer has more than {BUCKETS[-1][1]} tokens, and no group of positions is so far back. Add one to BUCKETS."
+    )
 
 
 def compare(rows: list[dict], groups: list[list[str]], draft: str, seed: int) -> dict[str, dict]:

@@ -7,6 +7,7 @@ import pytest
 
 from domains.at import names
 from specdec.positions import STOP, bucket_of, compare, kinds_by_row, kinds_of, where
+from specdec.terminal import Problem
 from studies.distillation.positions import lasting, out_of_reach
 
 NAMES = [pattern for kind in names().values() for pattern in kind.values()]
@@ -45,6 +46,8 @@ def test_a_number_inside_a_sentence_is_no_list_marker():
 
 def test_buckets_count_from_one():
     assert [bucket_of(position) for position in (0, 4, 5, 199)] == ["1 to 5", "1 to 5", "6 to 10", "141 to 200"]
+    with pytest.raises(Problem, match="more than 200 tokens"):
+        bucket_of(200)
 
 
 def test_means_are_over_prompts_not_over_tokens():

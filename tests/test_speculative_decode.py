@@ -298,6 +298,7 @@ BAD_INPUT = [
     (["--prompts-file", "no-such-file.jsonl"], "no file"),
     (["--prompt", "a", "--temperature", "1e-40"], "--temperature must be 0"),
     (["--prompt", "a", "--k", "auto", "--mode", "verifier"], "has no draft"),
+    (["--prompt", "a", "--k", "auto", "--stop-below", "0.3"], "drafts of one length"),
     (["--prompt", "a", "--stop-below", "1.1"], "--stop-below must lie in [0, 1]"),
     (["--prompt", "a", "--stop-below", "0.3", "--temperature", "0"], "--stop-below needs a temperature above 0"),
     (["--prompt", "a", "--temperature", "nan"], "--temperature must be 0"),

@@ -215,7 +215,8 @@ def test_with_everything_measured_the_page_says_all(cli, page):
     assert "| biology | 96 | 64 | too short 20, near another query 12 | 41 | 60 |" in part(own, "queries")
     assert "- biology, commonest first two words: how do 40, what is 20" in part(own, "queries")
     assert part(own, "arms").count("| biology I | nll | offline | 40 |") == 2
-    assert "offline over online: 1.0" in part(front, "row domains")
+    assert "offline over online: mean Σ min(p, q) is 1.0" in part(front, "row domains")
+    assert "of drafts on their own domain: biology from users' queries +0.0" in part(front, "row domains")
 
 
 def test_with_one_draft_a_part_says_what_is_missing_and_no_number(cli, page):

@@ -27,6 +27,7 @@ THEIRS = {
     "synthetic queries over users' queries": "0.80 to 0.93",
     "most data over least": "above 1",
 }
+WHOSE = {"I": "users'", "II": "curated", "III": "synthetic"}  # the paper's scenarios
 NONE_YET = "not measured"
 
 
@@ -126,10 +127,15 @@ def row() -> str:
     said = []
     for claim, found in study["claims"].items():
         if together := found["together"]:
-            said.append(f"{claim}: {ratio(together['levels'])} of levels")
-    gains = [f"{label(arm)} {span(arm['on'][arm['domain']])}" for arm in study["square"] if arm["domain"] in arm["on"]]
+            where = ", ".join(map(spoken, found["domains"]))
+            said.append(f"{claim}: mean Σ min(p, q) is {ratio(together['levels'])} times as high on {where} prompts")
+    gains = []
+    for arm in study["square"]:
+        if arm["domain"] in arm["on"]:
+            learnt = f"{spoken(arm['domain'])} from {WHOSE.get(arm['scenario'], arm['scenario'])} queries"
+            gains.append(f"{learnt} {span(arm['on'][arm['domain']])}")
     waiting = [] if said else ["No claim has both of its drafts yet"]
-    return "; ".join([*waiting, *said, f"change of Σ min(p, q) on a draft's own domain: {', '.join(gains)}"])
+    return "; ".join([*waiting, *said, f"change of drafts on their own domain: {', '.join(gains)}"])
 
 
 # --- the square -------------------------------------------------------------------------------------------------------
