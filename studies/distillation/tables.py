@@ -259,8 +259,8 @@ def reading() -> str:
     best, worst = (f"`{loss}` {changes[drafts[loss]]['mean']:+.4f}" for loss in (order[0], order[-1]))
     return (
         f"The loss matters (the figure): one pass over the same {settings['answers']} answers, {settings['steps']} steps, one "
-        f"rate, and on AT prompts it gave {best} or {worst}. Those whose gradient is the total variation's, up to a weight, aim "
-        f"at Σ min(p, q) itself; KL and the text's likelihood fit all of p.{bounded()}{rival(report)}{rates()}"
+        f"rate, and on AT prompts it gave {best} or {worst}. Those whose gradient is the total variation's, up to a weight, "
+        f"aim at Σ min(p, q) itself; KL and the text's likelihood fit all of p.{bounded()}{rival(report)}{rates()}"
     )
 
 
@@ -277,8 +277,9 @@ def bounded() -> str:
     if any(gains[loss]["interval"][0] <= 0 for loss in others):
         return said
     return (
-        f"{said} So a loss need not be total variation. Forward KL and the likelihood punish most where q lacks what p has, and "
-        "there a small draft can do least; the others punish it little. One training a loss cannot prove that this is the reason."
+        f"{said} So a loss need not be total variation. Forward KL and the likelihood punish most where q lacks what p has, "
+        "and there a small draft can do least; the others punish it little. One training a loss cannot prove that this is the "
+        "reason."
     )
 
 
