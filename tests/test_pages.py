@@ -223,6 +223,19 @@ def test_commands_of_studies_and_pages_can_be_typed(help_of):
     assert commands(torchrun) == [("evaluate_acceptance.py", ["paired", "--drafts", "base"])]
 
 
+@pytest.mark.parametrize(
+    "low, high, words",
+    [(-0.02, -0.01, "neither family nor vocabulary"), (0.01, 0.02, "makes the sign"), (-0.01, 0.01, "hurt less")],
+)
+def test_the_fair_pair_is_read_as_its_interval_says(tree, low, high, words):
+    tables = tables_of("preference")
+    file = tree / "studies/preference/results/small/qwen-coder/acceptance.json"
+    report = json.loads(file.read_text())
+    report["paired"]["at"]["changes"]["dpo"].update(mean=(low + high) / 2, interval=[low, high])
+    file.write_text(json.dumps(report))
+    assert words in tables.own_family_in_words() and f"{low:+.4f} to {high:+.4f}" in tables.row()
+
+
 # --- the page for a GPU machine ---------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specdec.files import read_jsonl
+from specdec.intervals import mean_with_interval
 from specdec.report import (
     Part,
     first_trainings,
@@ -42,6 +43,8 @@ FRONT, CARD, GPU, OWN = Path("README.md"), Path("DATASET_CARD.md"), Path("GPU.md
 RESULTS, FIGURES = HERE / "results", HERE / "figures"
 REPORT, STUDY, LIVE = RESULTS / "acceptance.json", RESULTS / "study.json", RESULTS / "live.jsonl"
 POSITIONS = RESULTS / "positions.json"
+SMALL = RESULTS / "small"  # two pairs at one small budget, a folder each
+OWN_FAMILY = "Qwen/Qwen2.5-Coder-0.5B-Instruct"
 STUDY0 = Path("domains/study0.jsonl")  # the paper's prompts and what it printed of them
 
 DOMAINS = ("at", "general")
@@ -144,7 +147,7 @@ def row() -> str:
     change = group["changes"][dpo]
     return (
         f"DPO {verdict(change)} it: mean Σ min(p, q) {group['means']['base']:.4f} → {group['means'][dpo]:.4f} on "
-        f"{group['prompts']} AT prompts, {span(change)}"
+        f"{group['prompts']} AT prompts, {span(change)}{own_family_in_short()}"
     )
 
 
@@ -634,6 +637,85 @@ OUTPUTS = (
     "preprocess_and_load_dataset",
     "train_dpo",
 )
+
+
+# --- a draft of the verifier's own family, at a small budget ----------------------------------------------------------
+
+
+def small_reports() -> list[dict]:
+    """The reports of the trainings at the small budget, a pair each."""
+    files = sorted(SMALL.glob("*/acceptance.json"))
+    if not files:
+        raise FileNotFoundError(2, "not measured", str(SMALL))
+    return [load(file) for file in files]
+
+
+def own_family() -> str:
+    rows, machines = [], []
+    for report in small_reports():
+        group, tokens = report["paired"]["at"], report["replayed"]["block_efficiency"]["at"]["means"]
+        for draft in group["changes"]:
+            settings = report["drafts"][draft]
+            held_out = load(Path(settings["path"]) / "metrics.json")["held_out"]
+            margin = held_out.get("eval_rewards/margins")
+            rows.append(
+                [
+                    settings["base_model"].rpartition("/")[2],
+                    f"{training_in_words(settings)}, r {settings['lora_r']}",
+                    "–" if margin is None else f"{margin:.2f}",
+                    *change_cells(group, draft),
+                    f"{tokens['base']:.2f} → {tokens[draft]:.2f}",
+                ]
+            )
+        machines += report["measured"]["paired"]
+    header = ["draft", "trained by", "held-out margin", *CHANGES[2:], "tokens per pass, K = 4"]
+    return f"{table(header, rows)}\n\n{hardware(machines)}"
+
+
+def own_family_in_words() -> str:
+    """The row that decides beside the other pair's, and what was said in advance of each outcome."""
+    reports = {report["conditions"]["draft"]: report for report in small_reports()}
+    said = []
+    for draft, report in reports.items():
+        group = report["paired"]["at"]
+        change = group["changes"]["dpo"]
+        means = f"{group['means']['base']:.4f} → {group['means']['dpo']:.4f}"
+        said.append(f"of {draft.rpartition('/')[2]} DPO {verdict(change)} it, {means}, {span(change)}")
+    words = f"At the small budget, mean Σ min(p, q) on {group['prompts']} AT prompts: {'; '.join(said)}."
+    return f"**{words}** {outcome(reports)}" if OWN_FAMILY in reports else words
+
+
+def own_family_in_short() -> str:
+    """For the front page; nothing before it is measured."""
+    if not (SMALL / "qwen-coder/acceptance.json").exists():
+        return ""
+    group = load(SMALL / "qwen-coder/acceptance.json")["paired"]["at"]
+    return (
+        f"; of a draft of the verifier's family, after a small training, by {span(group['changes']['dpo'])} "
+        f"on {group['prompts']}"
+    )
+
+
+def outcome(reports: dict[str, dict]) -> str:
+    """The reading that the page fixed for each sign of the deciding interval, and how far apart the two drafts' changes are."""
+    changes = {draft: report["paired"]["at"]["changes"]["dpo"] for draft, report in reports.items()}
+    reading = {
+        "lowered": "So neither family nor vocabulary is what makes DPO lower acceptance.",
+        "raised": "So family, vocabulary, or how close the draft already was makes the sign.",
+        "did not measurably change": "So the closer draft is hurt less at this budget, if at all.",
+    }[verdict(changes[OWN_FAMILY])]
+    by_prompt = [small_changes(pair) for pair in ("qwen-coder", "smollm2-qwen")]
+    both = by_prompt[0].keys() & by_prompt[1].keys()
+    apart = mean_with_interval([by_prompt[0][prompt] - by_prompt[1][prompt] for prompt in sorted(both)], seed=42)
+    return f"{reading} The two changes differ, prompt by prompt, by {span(apart)}."
+
+
+def small_changes(pair: str) -> dict[str, float]:
+    """prompt → the change of its Σ min(p, q) by DPO at the small budget."""
+    measured = [row for row in read_jsonl(SMALL / pair / "paired.jsonl") if "overlap" in row]
+    return {row["prompt"]: row["overlap"]["dpo"] - row["overlap"]["base"] for row in measured}
+
+
 OWN_PARTS: dict[str, Part] = {
     "answer": answer,
     "paired": paired,
@@ -641,6 +723,8 @@ OWN_PARTS: dict[str, Part] = {
     "first run": first_run,
     "query types": query_types,
     "where": where,
+    "own family in words": own_family_in_words,
+    "own family": own_family,
     "token kinds": token_kinds,
     "figure where": shown("where", where_in_words, OWN),
     "figure prompts": shown("prompts", prompts_in_words, OWN),
