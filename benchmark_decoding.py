@@ -385,10 +385,10 @@ def print_result(result: dict) -> None:
         cells = [row["tokens_per_second"], row["over_llama_cpp"], row["over_generate"], row["over_no_draft"]]
         cells += [row["first_token_seconds"], row.get("block_efficiency"), peak_gib(result["about"].get(row["peer"], {}))]
         table.add_row(name_of(row), *("" if cell is None else f"{cell:.2f}" for cell in cells))
+    console().print(table)
     for peer, about in result["about"].items():
         if reason := about.get("not_measured"):
-            table.add_row(f"{peer}: {reason}")
-    console().print(table)
+            print(f"{peer}: {reason}")  # in a column of the table it would be broken into short lines
     if same := result["about"].get("self"):
         print(
             f"SmolLM2 for itself, K={same['k']}: ours {same['ours']:.1f}, assisted {same['assisted_generation']:.1f} tokens/s"

@@ -322,9 +322,11 @@ def test_the_card_holds_what_was_measured_and_no_more(cli, tiny, adapter, tmp_pa
 def test_the_shipped_draft_brings_the_metrics_of_its_study():
     """Found by the digest of its weights in the study's own file, value by value."""
     study = json.loads((ROOT / "studies/preference/results/acceptance.json").read_text(encoding="utf-8"))
+    elsewhere = ROOT / "studies/distillation/results/out_of_domain/acceptance.json"  # prompts that study 0 does not have
+    study["paired"].update(json.loads(elsewhere.read_text(encoding="utf-8"))["paired"])
     rows = export_draft.measured(export_draft.adapter_digest(ROOT / "final_adapter"))
     found = {(row["metric"], row["domain"]): row for row in rows}
-    assert {("overlap", "at"), ("acceptance", "at")} <= found.keys()
+    assert {("overlap", "at"), ("acceptance", "at"), ("overlap", "translation")} <= found.keys()
     assert all(":" not in domain for _, domain in found)
     for (metric, domain), row in found.items():
         group = study["paired" if metric == "overlap" else "live"]

@@ -139,7 +139,7 @@ def test_same_seed_same_text(cli, tiny):
 
 def test_k_auto_is_chosen_before_the_run_and_changes_nothing_else(cli, tiny, adapter, tmp_path, monkeypatch):
     """The K that measured costs ask for, named on stderr and in JSON; the texts are those of --k with that number."""
-    monkeypatch.setattr(draft_length, "pass_seconds", lambda verifier: {1: 99.0, 3: 99.0, 4: 999.0, 9: 999.0})
+    monkeypatch.setattr(draft_length, "pass_seconds", lambda verifier: {1: 99.0, 2: 999.0, 3: 99.0, 4: 999.0, 9: 999.0})
     common = ("--prompt", PROMPT, "--mode", "compare", "--drafts", "base", f"tuned={adapter}", *pair_options(tiny))
     status, _, err = cli(speculative_decode, "--k", "auto", "--json", tmp_path / "auto.json", *common)
     found = json.loads((tmp_path / "auto.json").read_text())
