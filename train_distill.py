@@ -413,13 +413,12 @@ def answers_of(args: argparse.Namespace, pair: Pair) -> tuple[list[dict], dict]:
 
 
 def make_batches(
-    args: argparse.Namespace, lesson: Lesson, model, train_rows: list[dict], engine
+    args: argparse.Namespace, lesson: Lesson, model, train_rows: list[dict], stored: list[Example], engine
 ) -> Callable[[int], list[Example]]:
-    """`step` → its examples: stored answers, the draft's own, or the two in turn."""
+    """`step` → its examples: those of the stored answers, the draft's own to the same prompts, or the two in turn."""
     from specdec.distillation import batches
 
     offline = args.data == "offline"
-    stored = [] if args.data == "online" else [lesson.example(row, args.loss not in NEEDS_NO_PROBS) for row in train_rows]
     indices = batches(len(train_rows), args.batch_size, args.seed)
 
     def batch(step: int) -> list[Example]:
@@ -515,8 +514,10 @@ def distill(
     forward = answer_log_probs(lesson.shared, args.sampled_at["temperature"], width)(model)
     scored = all(row["probs"] for row in held_out_rows)
     held_out = [lesson.example(row, True) for row in held_out_rows] if scored else []
-    next_batch = make_batches(args, lesson, model, train_rows, engine)
-    check_memory(step_memory(args, model, count, lesson, train_rows), free_memory(), memory_remedy(args))
+    reads_probs = args.data != "online" and args.loss not in NEEDS_NO_PROBS
+    stored = [lesson.example(row, reads_probs) for row in train_rows]
+    next_batch = make_batches(args, lesson, model, train_rows, stored, engine)
+    check_memory(step_memory(args, model, count, stored), free_memory(), memory_remedy(args))
     if not args.resume:
         remove_checkpoints(folder)  # of a run that --restart drops: not before this one can begin
     folder.mkdir(parents=True, exist_ok=True)
@@ -532,16 +533,15 @@ def distill(
     return model, rows, {"rank": args.keep_rank, "share_of_squared_norm": share, "held_out_overlap": overlap}
 
 
-def step_memory(args: argparse.Namespace, model, trainable: int, lesson: Lesson, rows: list[dict]) -> dict[str, int]:
+def step_memory(args: argparse.Namespace, model, trainable: int, stored: list[Example]) -> dict[str, int]:
     """Bytes that a step of the longest answers takes beside the models, which are loaded.
 
     A draft's own answer (online) is at most as long as the longest stored one.
     """
     from specdec.distillation import HELD_COPIES
 
-    examples = [lesson.example(row, False) for row in rows]
-    longest = max(len(example.context) for example in examples)
-    positions = max(len(example.rows) for example in examples)
+    longest = max(len(example.context) for example in stored)
+    positions = max(len(example.rows) for example in stored)
     columns = len(model.get_output_embeddings().weight)
     needed = memory_needed(model, trainable, args.batch_size, longest)
     del needed["weights"]

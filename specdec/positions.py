@@ -12,7 +12,9 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from specdec.intervals import mean_with_interval
+from specdec.models import QWEN_CODER
 from specdec.terminal import Problem
+from specdec.weights import converted
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -21,6 +23,14 @@ BUCKETS = ((1, 5), (6, 10), (11, 20), (21, 40), (41, 80), (81, 140), (141, 200))
 STOP = "the stop token"
 LIST_MARKER = re.compile(r"\s*(?:[-*•#]+|\d+|\d+\.|\d+\)|[-*•] \*\*|\*\*)\s*")  # a whole line so far
 FEWEST_PROMPTS = 8  # a kind of token that fewer prompts have is left out
+
+
+def answers_tokenizer() -> Tokenizer:
+    """That of the verifier that wrote the answers on a laptop, Qwen2.5-Coder-1.5B, from its converted folder; without torch."""
+    from tokenizers import Tokenizer
+
+    assert QWEN_CODER.gguf is not None
+    return Tokenizer.from_file(str(converted(QWEN_CODER.id, QWEN_CODER.gguf) / "tokenizer.json"))
 
 
 def token_kind(text: str, before: str, inside_name: bool) -> str:

@@ -81,6 +81,12 @@ def span(change: dict, digits: int = 4) -> str:
     return f"{change['mean']:+.{digits}f} ({interval(change, digits)})"
 
 
+def verdict(change: dict) -> str:
+    """What the interval of a change says, as a verb: it lies above zero, below, or holds it; no interval says nothing."""
+    low, high = change["interval"] or (-1.0, 1.0)
+    return "raised" if low > 0 else "lowered" if high < 0 else "did not measurably change"
+
+
 def hardware(environments: Iterable[dict | None]) -> str:
     """The machines and the code that measured, in one line; where there were several, it says so.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specdec.report import Part, hardware, load, new_figure, percent, picture, point, run_pages, span, table
+from specdec.report import Part, hardware, load, new_figure, percent, picture, point, run_pages, span, table, verdict
 from specdec.terminal import run
 
 if TYPE_CHECKING:
@@ -82,11 +82,8 @@ def changed(change: dict, digits: int = 3) -> str:
     return span(change, digits) if change["interval"] else f"{change['mean']:+.{digits}f} (too few prompts)"
 
 
-def verdict(change: dict) -> str:
-    if change["interval"] is None:
-        return "was measured on one prompt, which says nothing of"
-    low, high = change["interval"]
-    return "raised" if low > 0 else "lowered" if high < 0 else "did not measurably change"
+def said_of(change: dict) -> str:
+    return verdict(change) if change["interval"] else "was measured on one prompt, which says nothing of"
 
 
 # --- the answer -------------------------------------------------------------------------------------------------------
@@ -102,7 +99,7 @@ def answer() -> str:
     if DECIDES in changes:
         overlap = changes[DECIDES]["overlap"]
         first = (
-            f"**On {code_prompts(found, DECIDES)} code prompts, fine-tuning on {human_code(found)} {verdict(overlap)} the "
+            f"**On {code_prompts(found, DECIDES)} code prompts, fine-tuning on {human_code(found)} {said_of(overlap)} the "
             f"acceptance probability of the draft: a paired change of {changed(overlap, 4)} in mean Σ min(p, q).**"
         )
     others = [
@@ -151,7 +148,7 @@ def row() -> str:
                 f"Fine-tuning on {human_code(found)}" if draft == DECIDES else f"The deciding draft is {NOT_YET}; `{draft}`"
             )
             measured = f"mean Σ min(p, q) {changed(overlap, 4)} on {code_prompts(found, draft)} prompts"
-            return f"{training} {verdict(overlap)} acceptance: {measured}"
+            return f"{training} {said_of(overlap)} acceptance: {measured}"
     code = metrics(found, "code")
     if code is None:
         return NOT_YET

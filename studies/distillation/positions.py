@@ -14,11 +14,9 @@ from pathlib import Path
 from domains.at import names
 from specdec.answers import read_answers
 from specdec.comparison import PAIRED_KEYS, Measured, joined
-from specdec.models import QWEN_CODER
-from specdec.positions import BUCKETS, kinds_by_row, where
+from specdec.positions import BUCKETS, answers_tokenizer, kinds_by_row, where
 from specdec.provenance import provenance
 from specdec.terminal import Problem, put_json, run
-from specdec.weights import converted
 
 HERE = Path("studies/distillation")
 RESULTS, ARMS = HERE / "results", HERE / "drafts"
@@ -50,12 +48,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", metavar="FILE", default=str(RESULTS / "positions.json"), help="(default %(default)s)")
     args = parser.parse_args()
-
-    from tokenizers import Tokenizer
-
-    assert QWEN_CODER.gguf is not None
-    folder = converted(QWEN_CODER.id, QWEN_CODER.gguf)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer = answers_tokenizer()
     measured = Measured(RESULTS / "paired.jsonl", PAIRED_KEYS)
     temperature = measured.conditions["temperature"]
     answers = {row["prompt"]: row["token_ids"] for row in read_answers(ANSWERS) if row["temperature"] == temperature}

@@ -25,6 +25,7 @@ from specdec.report import (
     run_pages,
     span,
     table,
+    verdict,
     zero_line,
 )
 from specdec.terminal import Problem, run
@@ -82,11 +83,9 @@ def answer() -> str:
     report = load(REPORT)
     group = report["paired"]["at"]
     change, general = group["changes"][DECIDES], report["paired"]["general"]["changes"][DECIDES]
-    low, high = change["interval"]
-    verdict = "raised" if low > 0 else "lowered" if high < 0 else "did not measurably change"
     return (
-        f"**On {group['prompts']} AT prompts, distillation by forward KL {verdict} the acceptance probability of the draft: "
-        f"mean Σ min(p, q) {group['means']['base']:.4f} → {group['means'][DECIDES]:.4f}, a paired change of {span(change)}.** "
+        f"**On {group['prompts']} AT prompts, distillation by forward KL {verdict(change)} the acceptance probability of the "
+        f"draft: mean Σ min(p, q) {group['means']['base']:.4f} → {group['means'][DECIDES]:.4f}, a paired change of {span(change)}.** "
         f"On general prompts {span(general)}. {shipped_in_words(report)} The ceiling, the verifier's mass on tokens that the "
         f"draft shares, is {report['shared_mass']['at']:.3f}."
     )
@@ -118,10 +117,8 @@ def row() -> str:
     group = report["paired"]["at"]
     draft = shipped(report) or DECIDES
     change = group["changes"][draft]
-    low, high = change["interval"]
-    verdict = "raised it" if low > 0 else "lowered it" if high < 0 else "did not measurably change it"
     return (
-        f"{report['drafts'][draft]['answers']} answers of the verifier {verdict}: mean Σ min(p, q) "
+        f"{report['drafts'][draft]['answers']} answers of the verifier {verdict(change)} it: mean Σ min(p, q) "
         f"{group['means']['base']:.4f} → {group['means'][draft]:.4f} on {group['prompts']} AT prompts, {span(change)}"
     )
 

@@ -15,12 +15,10 @@ from pathlib import Path
 from domains.at import names
 from specdec.comparison import PAIRED_KEYS, Measured, joined
 from specdec.files import read_jsonl
-from specdec.models import QWEN_CODER
-from specdec.positions import BUCKETS, kinds_by_row, where
+from specdec.positions import BUCKETS, answers_tokenizer, kinds_by_row, where
 from specdec.provenance import is_header, provenance
 from specdec.report import load
 from specdec.terminal import Problem, put_json, run
-from specdec.weights import converted
 
 RESULTS = Path("studies/preference/results")
 
@@ -29,12 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", metavar="FILE", default=str(RESULTS / "positions.json"), help="(default %(default)s)")
     args = parser.parse_args()
-
-    from tokenizers import Tokenizer
-
-    assert QWEN_CODER.gguf is not None
-    folder = converted(QWEN_CODER.id, QWEN_CODER.gguf)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer = answers_tokenizer()
     answers = {row["prompt"]: row["token_ids"] for row in read_jsonl(RESULTS / "answers.jsonl") if not is_header(row)}
     measured = Measured(RESULTS / "paired.jsonl", PAIRED_KEYS)
     drafts = [name for name in load(RESULTS / "acceptance.json")["drafts"] if name != "base"]

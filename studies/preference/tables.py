@@ -30,6 +30,7 @@ from specdec.report import (
     run_pages,
     span,
     table,
+    verdict,
     zero_line,
 )
 from specdec.terminal import run
@@ -105,13 +106,6 @@ def answer() -> str:
         f"{change['mean']:+.4f} (95% bootstrap interval over prompts {low:+.4f} to {high:+.4f}); it rose on "
         f"{change['rose']} of {group['prompts']} prompts.**{beside(report, dpo)}{live_in_words(report, dpo)}"
     )
-
-
-def verdict(change: dict) -> str:
-    low, high = change["interval"]
-    if low > 0:
-        return "raised"
-    return "lowered" if high < 0 else "did not measurably change"
 
 
 def beside(report: dict, dpo: str | None) -> str:
