@@ -85,9 +85,9 @@ def answer() -> str:
     change, general = group["changes"][DECIDES], report["paired"]["general"]["changes"][DECIDES]
     return (
         f"**On {group['prompts']} AT prompts, distillation by forward KL {verdict(change)} the acceptance probability of the "
-        f"draft: mean Σ min(p, q) {group['means']['base']:.4f} → {group['means'][DECIDES]:.4f}, a paired change of {span(change)}.** "
-        f"On general prompts {span(general)}. {shipped_in_words(report)} The ceiling, the verifier's mass on tokens that the "
-        f"draft shares, is {report['shared_mass']['at']:.3f}."
+        f"draft: mean Σ min(p, q) {group['means']['base']:.4f} → {group['means'][DECIDES]:.4f}, a paired change of "
+        f"{span(change)}.** On general prompts {span(general)}. {shipped_in_words(report)} The ceiling, the verifier's mass "
+        f"on tokens that the draft shares, is {report['shared_mass']['at']:.3f}."
     )
 
 
