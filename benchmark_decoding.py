@@ -257,6 +257,8 @@ def by_llama_cpp(task: Task) -> Found:
         row = complete(tokens, task.max_new_tokens)
         yield "row", {"draft": task.gguf_draft and task.gguf_draft.stem, "k": k, "prompt": prompt, **row}
     about = {"version": llama_cpp.installed_version(), "file": task.gguf.name, "file_bytes": task.gguf.stat().st_size}
+    if task.gguf_draft:
+        about["rule"] = llama_cpp.RULE
     yield "about", {**about, "memory": [*found, memory("all texts decoded")]}
     if task.lengths and not task.gguf_draft:
         yield "about", {"long": long_steps_of_llama_cpp(complete, task)}

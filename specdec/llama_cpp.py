@@ -16,6 +16,7 @@ from specdec.models import Model
 from specdec.terminal import Problem
 from specdec.weights import cache_folder, check_digest, fetch_gguf
 
+RULE = "probabilistic"  # llama.cpp's own name of it: sample x from q, keep it with probability min(1, p/q), as our loop does
 NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # http_proxy is not for loopback
 
 
@@ -45,7 +46,14 @@ def gguf_of(model: Model, given: Path | None) -> Path:
 
 
 def start_server(file: Path, context: int, threads: int, draft: Path | None = None, k: int = 0):
-    """A running server of `file`, with a draft model that proposes `k` tokens where one is given; it ends with its object."""
+    """A running server of `file`, with a draft model that proposes `k` tokens where one is given; it ends with its object.
+
+    Drafts are sampled and kept by RULE. By default llama.cpp would propose the draft's likeliest tokens and keep one where its
+    own sample is the same. (RULE's q is that of the draft's ten likeliest tokens, at the temperature that is asked for.)
+
+    Raises:
+        Problem: the installed llama.cpp is too old to have that rule.
+    """
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -57,6 +65,9 @@ def start_server(file: Path, context: int, threads: int, draft: Path | None = No
         params.speculative.draft.mparams.path = str(draft)
         params.speculative.draft.n_max = k
         params.speculative.draft.cpuparams.n_threads = threads
+        if not hasattr(params.speculative.draft, RULE):
+            raise Problem(f"xllamacpp {installed_version()} has no {RULE} drafts. Install requirements-peers.txt.")
+        setattr(params.speculative.draft, RULE, True)
     return xllamacpp.Server(params)  # on a free port of 127.0.0.1
 
 

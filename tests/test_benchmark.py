@@ -281,6 +281,31 @@ def test_llama_cpp_without_a_draft_and_with_one(cli, tiny, prompts, tmp_path, in
     result = json.loads(out)
     assert decodings(result, "llama.cpp, drafted") == [("small", 1), ("small", 2)], err
     assert [row.get("acceptance_rate") for row in result["summary"]] == [0.5, 0.5, 0.5]
+    assert result["about"]["llama.cpp, drafted"]["rule"] == "probabilistic" and "rule" not in result["about"]["llama.cpp"]
+
+
+def fake_xllamacpp(draft):
+    """As much of the package as a server's parameters need; a server is its own parameters."""
+
+    def params():
+        speculative = SimpleNamespace(draft=draft, types=[])
+        return SimpleNamespace(model=SimpleNamespace(), cpuparams=SimpleNamespace(), speculative=speculative)
+
+    kinds = SimpleNamespace(COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE="simple")
+    return SimpleNamespace(CommonParams=params, Server=lambda made: made, common_speculative_type=kinds)
+
+
+def test_llama_cpp_keeps_a_draft_by_our_rule(tmp_path, monkeypatch):
+    """And says so where the one that is installed cannot; without a draft nothing is asked of it."""
+    monkeypatch.setattr(llama_cpp, "installed_version", lambda: "1.2.3")
+    parts = {"mparams": SimpleNamespace(), "cpuparams": SimpleNamespace()}
+    monkeypatch.setitem(sys.modules, "xllamacpp", fake_xllamacpp(SimpleNamespace(**parts, probabilistic=False)))
+    made = llama_cpp.start_server(tmp_path / "p.gguf", 64, 1, tmp_path / "q.gguf", 3)
+    assert made.speculative.draft.probabilistic is True and made.speculative.draft.n_max == 3
+    monkeypatch.setitem(sys.modules, "xllamacpp", fake_xllamacpp(SimpleNamespace(**parts)))
+    with pytest.raises(Problem, match="xllamacpp 1.2.3 has no probabilistic drafts. Install requirements-peers.txt"):
+        llama_cpp.start_server(tmp_path / "p.gguf", 64, 1, tmp_path / "q.gguf", 3)
+    assert llama_cpp.start_server(tmp_path / "p.gguf", 64, 1).speculative.types == []
 
 
 def test_a_gguf_file_is_the_one_given_the_one_kept_or_none(tmp_path, monkeypatch):

@@ -110,6 +110,21 @@ def test_llama_cpp_drafts_with_the_file(exported):
     assert drafted["timings"]["draft_n_accepted"] > 16
 
 
+def test_llama_cpp_keeps_a_sampled_draft_by_our_rule(exported):
+    """A draft that is nearly the verifier: its ten likeliest tokens hold most of p, and that share is kept.
+
+    By llama.cpp's usual rule, the likeliest token where its own sample is the same, it would be Σ p · 1{x is the likeliest}.
+    """
+    from specdec import llama_cpp
+
+    ids = prompt_token_ids(AutoTokenizer.from_pretrained(exported), PROMPTS[0])
+    server = llama_cpp.start_server(exported / "f16.gguf", 512, 2, exported / "q8_0.gguf", 4)
+    found = [llama_cpp.complete(server, ids, 48, 0.7, seed) for seed in range(4)]
+    drafted, accepted = (sum(answer[name] for answer in found) for name in ("drafted", "accepted"))
+    print(f"{accepted} of {drafted} accepted")
+    assert accepted / drafted > 0.8
+
+
 def test_llama_cpp_does_not_draft_across_vocabularies(exported, tmp_path):
     """What is printed of overlapping vocabularies: it goes on without the draft. A version that drafts fails here."""
     draft = save_grouped_llama(tmp_path / "tiny", tiny_tokenizer(300))

@@ -8,6 +8,7 @@ The functions below are named like the parts that they write.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -247,6 +248,19 @@ def figure_blocks() -> str:
     return picture(BLOCKS, OWN, f"Milliseconds of one block of our loop in int8, {rows[-1]['draft']} draft. {'. '.join(said)}.")
 
 
+def llama_rule() -> str:
+    """Beside our loop's accepted/drafted: how llama.cpp proposes and keeps tokens in the run of the tables."""
+    if load(SPEED)["about"].get("llama.cpp, drafted", {}).get("rule") == "probabilistic":
+        return (
+            "llama.cpp keeps a draft by the rule of our loop here, but samples it from the ten likeliest tokens of q alone, "
+            "which changes its accepted/drafted, not its text"
+        )
+    return (
+        "By default, as here, llama.cpp proposes the draft's likeliest tokens and keeps one where its own sample of p is the "
+        "same token; our loop samples from q and keeps a token with probability min(1, p/q)"
+    )
+
+
 def long_texts() -> str:
     result = load(SPEED)
     rows = []
@@ -328,14 +342,15 @@ def answer() -> str:
     """Both halves of the page's question."""
     samplers, best = load(EXACTNESS)["results"], best_draft()
     speedup = speedup_of(best)
-    low, high = speedup["interval"]
+    low, high = speedup["interval"] or (0.0, math.inf)  # of one prompt there is none
     verdict = "pays" if low > 1 else "costs time" if high < 1 else "was not shown to pay"
+    known = f"95% interval {bounds_of(speedup)}, " if speedup["interval"] else ""
+    prompts = f"{best['prompts']} prompts, on which" if best["prompts"] > 1 else "one prompt, on which"
     return (
         f"**The text: no deviation was found. On {samplers['ours']['samples']} texts the chi-square test has p = "
         f"{samplers['ours']['p_value']:.2g}, that of transformers' own `generate` {samplers['generate']['p_value']:.2g}. The "
         f"speed: in int8 on this CPU the best draft {verdict}: `{best['draft']}` at K = {best['k']} makes "
-        f"{speedup['mean']:.2f} times the tokens a second of no draft (95% interval {low:.2f} to {high:.2f}, {best['prompts']} "
-        f"prompts, on which draft and K were chosen too), and {number(best['over_llama_cpp'])} times those of llama.cpp "
+        f"{speedup['mean']:.2f} times the tokens a second of no draft ({known}{prompts} draft and K were chosen too), and {number(best['over_llama_cpp'])} times those of llama.cpp "
         "without a draft.**"
     )
 
@@ -352,12 +367,16 @@ def row() -> str:
     ours, plain = result["results"]["ours"], result["results"]["generate"]
     best = best_draft()
     speedup = speedup_of(best)
-    bounds = " to ".join(f"{bound:.2f}" for bound in speedup["interval"])
+    known = bounds_of(speedup) or "one prompt"
     return (
         f"No deviation found: chi-square on {ours['samples']} texts has p = {ours['p_value']:.2g} (`generate`: "
         f"{plain['p_value']:.2g}). In int8 with the {best['draft']} draft at K = {best['k']}, {speedup['mean']:.2f} × plain "
-        f"decoding ({bounds}), {number(best['over_llama_cpp'])} × llama.cpp"
+        f"decoding ({known}), {number(best['over_llama_cpp'])} × llama.cpp"
     )
+
+
+def bounds_of(speedup: dict) -> str:
+    return " to ".join(f"{bound:.2f}" for bound in speedup["interval"] or [])
 
 
 def speedup_of(best: dict) -> dict:
@@ -379,6 +398,7 @@ OWN_PARTS: dict[str, Part] = {
     "blocks": blocks,
     "speed by k": speed_by_k,
     "long": long_texts,
+    "llama rule": llama_rule,
     "memory": memory_in_words,
     "bf16": bf16,
     "figure speed": figure_speed,
