@@ -1,7 +1,7 @@
 """What may import what. One way only: scripts → speculative_decode → specdec; a domain and a study know less than a script.
 
-Of a study, tables.py fills pages and asks the light modules alone. An analysis beside it reads measured rows again: it may ask
-specdec and domains, but no script, and no torch.
+Of a study, tables.py fills pages and asks the light modules alone, with the parts of it that have a file of their own (speed.py).
+An analysis beside it reads measured rows again: it may ask specdec and domains, but no script, and no torch.
 
 Imports are read from the source, those inside functions too, so nothing has to run.
 """
@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {path.stem for path in ROOT.glob("*.py")}
 ALGORITHM = "speculative_decode"
 LIGHT = {f"specdec.{name}" for name in ("files", "terminal", "report", "trace", "theory", "intervals")}  # without torch
+PAGES = ("tables", "speed")  # the modules of a study that fill its page
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes"}
 ASK_DOMAINS = {
     "data_generation",
@@ -59,8 +60,10 @@ def wrong(importer: str, imported: str, inside: bool = False) -> str | None:
     if top not in {"specdec", "domains", "studies"} | SCRIPTS:
         return None
     if package == "studies":
-        if importer.endswith(".tables"):
-            return None if imported in LIGHT else "tables ask the light modules of specdec alone"
+        study, _, module = importer.rpartition(".")
+        if module in PAGES:
+            own = {f"{study}.{name}" for name in PAGES}
+            return None if imported in LIGHT | own else "tables ask the light modules of specdec alone"
         return None if top in ("specdec", "domains") else "an analysis asks specdec and domains alone"
     if top == "studies":
         return "a study is imported by nobody"
@@ -118,6 +121,9 @@ def test_imports_run_one_way():
         ("studies.preference.analysis", "torch"),
         ("studies.engine.tables", "torch"),
         ("studies.engine.tables", "studies.preference.tables"),
+        ("studies.engine.tables", "studies.distillation.speed"),
+        ("studies.distillation.tables", "studies.distillation.positions"),
+        ("studies.distillation.speed", "specdec.models"),
     ],
 )
 def test_a_wrong_import_is_noticed(importer, imported):

@@ -7,10 +7,10 @@ python -m studies.distillation.tables --check    exits 1 if a page and the resul
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import studies.distillation.speed as speed
 from specdec.files import read_jsonl
 from specdec.intervals import mean_with_interval
 from specdec.report import (
@@ -29,7 +29,6 @@ from specdec.report import (
     zero_line,
 )
 from specdec.terminal import Problem, run
-from specdec.theory import speedup
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
 HERE = Path("studies/distillation")
 FRONT, OWN = Path("README.md"), HERE / "README.md"
 REPORT, ROWS, POSITIONS = (HERE / "results" / name for name in ("acceptance.json", "paired.jsonl", "positions.json"))
-ENGINE = Path("studies/engine/results")  # live speeds, and what a step of either model takes
 CURVES, LOSSES = HERE / "figures/curves.png", HERE / "figures/losses.png"
 ADAPTERS, ARMS = Path("adapters"), HERE / "drafts"  # drafts that stay, and those of the comparisons
 DECIDES = "kl"  # the draft of the test that was fixed in advance
@@ -53,9 +51,6 @@ PREDICTIONS = [  # two losses, and what the page's theory said of them before an
     ("reverse_kl", "kl", "Said: more weight on tokens that q over-rates; not whether that helps."),
     ("js", "kl", "Said: more weight on tokens that q over-rates; not whether that helps."),
 ]
-LOSS_NAMES = ("kl", "reverse_kl", "js", "tvd", "tvdpp", "tvdpp_position", "tvdpp_sampled", "lk_alpha", "lk_lambda", "nll")
-PAIR = "smollm2-qwen"  # as benchmark_decoding.py and speculative_decode.py name this pair
-GOELS_K = (3, 5)  # the draft lengths of the paper's τ and MBSU
 DOMAINS = {"at": "AT", "general": "general", "translation": "translation", "code_chat": "code"}  # as a page calls them
 LEARNT = ("at", "general")  # the domains that the draft that ships was trained on
 TEMPERATURES = (0.0, 0.7, 1.0)
@@ -91,16 +86,24 @@ def answer() -> str:
     )
 
 
-def shipped(report: dict) -> str | None:
-    """The newest distilled draft that stays in the repository, but for the one that decides; None before it is measured."""
+def shipped(report: dict) -> str:
+    """The newest distilled draft that stays in the repository, but for the one that decides.
+
+    Raises:
+        FileNotFoundError: it is not measured yet.
+    """
     found = [name for name in distilled(ADAPTERS) if name != DECIDES and name in report["drafts"]]
-    return found[-1] if found else None
+    if not found:
+        raise FileNotFoundError(2, "not measured", str(ROWS))
+    return found[-1]
+
+
+def shipped_draft() -> str:
+    return shipped(load(REPORT))
 
 
 def shipped_in_words(report: dict) -> str:
     name = shipped(report)
-    if name is None:
-        return ""
     settings, efficiency = report["drafts"][name], report["replayed"]["block_efficiency"]["at"]["means"]
     at, general = (report["paired"][domain] for domain in ("at", "general"))
     return (
@@ -115,7 +118,7 @@ def row() -> str:
     """The cell in the front page's table of studies."""
     report = load(REPORT)
     group = report["paired"]["at"]
-    draft = shipped(report) or DECIDES
+    draft = shipped(report)
     change = group["changes"][draft]
     return (
         f"{report['drafts'][draft]['answers']} answers of the verifier {verdict(change)} it: mean Σ min(p, q) "
@@ -139,10 +142,7 @@ def distilled(folder: Path) -> dict[str, dict]:
 
 
 def trainings() -> str:
-    return training_table({**distilled(ADAPTERS), **distilled(ARMS)})
-
-
-def training_table(drafts: dict[str, dict]) -> str:
+    drafts = {**distilled(ADAPTERS), **distilled(ARMS)}
     rows = []
     for name, metrics in drafts.items():
         settings, overlap = metrics["settings"], metrics["held_out_overlap"]
@@ -262,11 +262,9 @@ def reading() -> str:
 
 
 def bounded() -> str:
-    """What the divergences that are neither TV nor forward KL say of the reason; nothing before both are measured."""
-    measured, drafts, found = by_gain(), equal_budget(), overlaps()
+    """What the divergences that are neither TV nor forward KL say of the reason."""
+    drafts, found = equal_budget(), overlaps()
     others = ("reverse_kl", "js")
-    if not {"kl", "tvd", *others} <= set(measured):
-        return ""
     gains = {loss: difference(found, drafts[loss], drafts["kl"]) for loss in others}
     behind = {loss: difference(found, drafts[loss], drafts["tvd"]) for loss in others}
     words = [f"`{loss}` {span(gains[loss])} against `kl` and {span(behind[loss])} against `tvd`" for loss in others]
@@ -327,14 +325,6 @@ def curves() -> str:
 # --- how far the draft that ships has come ------------------------------------------------------------------------------
 
 
-def shipped_draft() -> str:
-    """The draft that ships; FileNotFoundError before it is measured."""
-    name = shipped(load(REPORT))
-    if name is None:
-        raise FileNotFoundError(2, "not measured", str(ROWS))
-    return name
-
-
 def reach(group: dict, draft: str, mass: float) -> tuple[float, float]:
     """(share of the reachable acceptance, share of the way from base to the ceiling): `mass` is the ceiling."""
     base, mean = group["means"]["base"], group["means"][draft]
@@ -361,10 +351,8 @@ def ceiling() -> str:
 
 def small_budget(report: dict, draft: str) -> str:
     """What the arm of the same loss at the small budget had gained of it already."""
-    arm = equal_budget().get(report["drafts"][draft]["loss"])
+    arm = equal_budget()[report["drafts"][draft]["loss"]]
     changes = report["paired"]["at"]["changes"]
-    if arm not in changes:
-        return ""
     small, large = (report["drafts"][name] for name in (arm, draft))
     share = changes[arm]["mean"] / changes[draft]["mean"]
     return (
@@ -447,14 +435,7 @@ def domain_table() -> str:
                 ]
             )
     header = ["prompts", "draft", "n", "mean Σ min(p, q)", "change", "95% interval", "ceiling", "of what is reachable"]
-    missing = missing_domains()
-    left_out = f"\n\nNo report holds {' or '.join(missing)} prompts." if missing else ""
-    return f"{table(header, rows)}\n\nThe ceiling is the verifier's mass on shared tokens. {hardware(environments)}{left_out}"
-
-
-def missing_domains() -> list[str]:
-    known = by_domain()
-    return [words for domain, words in DOMAINS.items() if domain not in known]
+    return f"{table(header, rows)}\n\nThe ceiling is the verifier's mass on shared tokens. {hardware(environments)}"
 
 
 def elsewhere() -> str:
@@ -464,11 +445,6 @@ def elsewhere() -> str:
         if domain not in LEARNT:
             change = group["changes"][draft]
             said.append(f"on {group['prompts']} {DOMAINS[domain]} prompts it {moved(change)}: {span(change)}")
-    if not said:
-        return (
-            "Prompts of other domains: nothing is claimed. In the paper every fine-tuned draft fell below the base draft there "
-            "(translation); no report here holds such prompts."
-        )
     return (
         "Out of distribution the paper's fine-tuned drafts all fell below the base draft (translation). Ours, trained on "
         f"AT and general answers: {'; '.join(said)}."
@@ -576,263 +552,20 @@ def unnamed(result: dict) -> str:
     )
 
 
-# --- speed, by formula --------------------------------------------------------------------------------------------------
+# --- speed --------------------------------------------------------------------------------------------------------------
 
 
-def benchmarks() -> dict[str, dict]:
-    """backend → `steps` (seconds a step of draft, verifier, and verifier over five tokens) and `environment`.
-
-    Of several benchmarks of this pair, the one that decoded with the draft that ships, else that of most prompts.
-    """
-    draft = shipped_draft()
-    found: dict[str, tuple[tuple, dict]] = {}
-    for file in sorted(ENGINE.glob("*.json")):
-        result = load(file)
-        if result.get("pair") != PAIR or "rows" not in result:
-            continue
-        prompts = len({row["prompt"] for row in result["rows"]})
-        rank = (draft in result["conditions"].get("drafts", {}), prompts)
-        for backend, steps in timed_steps(result).items():
-            if backend not in found or rank > found[backend][0]:
-                found[backend] = (rank, {"steps": steps, "environment": result["environment"]})
-    return {backend: known for backend, (_, known) in found.items()}
+def speed_by_formula() -> str:
+    return speed.formula_table(load(REPORT), shipped_draft(), {domain: DOMAINS[domain] for domain in LEARNT})
 
 
-def timed_steps(result: dict) -> dict[str, dict]:
-    """backend → its seconds a step, from a benchmark of one backend (its summary) or of several (about each)."""
-    if isinstance(result.get("summary"), dict):
-        return {result["conditions"].get("backend", "transformers"): result["summary"]["seconds_per_step"]}
-    about = result.get("about") or {}
-    return {peer: known["seconds_per_step"] for peer, known in about.items() if "draft" in known.get("seconds_per_step", {})}
-
-
-def cost_ratio(benchmark: dict) -> float:
-    return benchmark["steps"]["draft"] / benchmark["steps"]["verifier"]
-
-
-def wide_pass(benchmark: dict) -> float:
-    """A verifier pass over five tokens, in passes over one."""
-    return benchmark["steps"]["verifier_of_5"] / benchmark["steps"]["verifier"]
-
-
-def pass_cost(benchmark: dict, k: int) -> float:
-    """A verifier pass over K + 1 tokens in passes over one: a straight line through the two widths that were timed, 1 and 5.
-
-    Never below 1: that a wider pass took less is run-to-run variation.
-    """
-    return max(1.0, 1 + (wide_pass(benchmark) - 1) * k / 4)
-
-
-def by_formula(report: dict, timed: dict[str, dict], domain: str, draft: str, k: int) -> dict[str, float]:
-    """The speed-up over the plain verifier, by name of the formula; τ is replayed from the stored texts.
-
-    `timed` is that of `benchmarks`.
-    """
-    tau = report["replayed_by_k"][str(k)][domain][draft]
-    counts = report["parameters"]
-    found = {"MBSU": speedup(tau, k, counts["draft"] / counts["verifier"])}
-    for backend, benchmark in timed.items():
-        c = cost_ratio(benchmark)
-        found[f"{backend}, c"] = speedup(tau, k, c)
-        found[f"{backend}, c and width"] = tau / (c * k + pass_cost(benchmark, k))
-    return {"tokens per pass": tau, **found}
-
-
-def formula_table() -> str:
-    report, timed, draft = load(REPORT), benchmarks(), shipped_draft()
-    rows = []
-    for domain in LEARNT:
-        for k in sorted(int(length) for length in report["replayed_by_k"]):
-            base, tuned = (by_formula(report, timed, domain, name, k) for name in ("base", draft))
-            rows.append([DOMAINS[domain], str(k), *(f"{base[name]:.2f} → {tuned[name]:.2f}" for name in base)])
-    header = ["prompts", "K", *by_formula(report, timed, LEARNT[0], draft, 1)]
-    return f"{table(header, rows)}\n\nEach cell: base → {draft}. {costs_in_words(report, timed)}"
-
-
-def costs_in_words(report: dict, timed: dict[str, dict]) -> str:
-    counts = report["parameters"]
-    said = [f"{counts['draft'] / counts['verifier']:.3f} by parameters (MBSU)"]
-    environments = []
-    for backend, benchmark in timed.items():
-        c, wide = cost_ratio(benchmark), wide_pass(benchmark)
-        said.append(f"{c:.3f} by measured time with {backend}, where a pass over five tokens took {wide:.2f} of one over one")
-        environments.append(benchmark["environment"])
-    measured = f" {hardware(environments)}" if environments else ""
-    return (
-        f"A draft step costs c verifier steps: {'; '.join(said)}. `c` takes a pass over K + 1 tokens to cost one over a single "
-        f"token; `c and width` takes its time from a line through the two widths that were timed, never below that of one."
-        f"{measured}"
-    )
-
-
-def formula_in_words() -> str:
-    """The paper's τ and MBSU, and the best K by measured time."""
-    report, timed, draft = load(REPORT), benchmarks(), shipped_draft()
-    said = []
-    for k in GOELS_K:
-        tau, factor = (report[metric][str(k)]["at"] for metric in ("tau", "mbsu"))
-        said.append(
-            f"at γ = {k}, τ {tau['means']['base']:.2f} → {tau['means'][draft]:.2f}, {span(tau['changes'][draft], 2)}, and MBSU "
-            f"{factor['means']['base']:.2f} → {factor['means'][draft]:.2f}"
-        )
-    best = [best_length(report, timed, draft, backend) for backend in timed]
-    return f"By formula, AT prompts: {'; '.join(said)}. {' '.join(best)}".rstrip()
-
-
-def best_length(report: dict, timed: dict[str, dict], draft: str, backend: str) -> str:
-    lengths = sorted(int(length) for length in report["replayed_by_k"])
-    words = []
-    for name in ("base", draft):
-        factors = {k: by_formula(report, timed, "at", name, k)[f"{backend}, c and width"] for k in lengths}
-        best = max(lengths, key=lambda k: factors[k])
-        words.append(f"`{name}` {factors[best]:.2f} at K = {best}")
-    return f"With what a step and a wide pass took with {backend}, each draft at its best K: {', '.join(words)}."
-
-
-# --- break-even ---------------------------------------------------------------------------------------------------------
-
-
-def live_runs() -> dict[str, list[dict]]:
-    """backend → the runs that decoded prompts of this pair with the draft that ships; of several results the most prompts.
-
-    A run has `prompt`, `draft` (None: the verifier alone), `k`, `tokens` and `seconds`.
-    """
-    found: dict[str, list[dict]] = {}
-    for backend, runs in [*benchmark_runs(), *decoded_runs(), *evaluated_runs()]:
-        if shipped_draft() in {one["draft"] for one in runs}:
-            prompts = len({one["prompt"] for one in runs})
-            if backend not in found or prompts > len({one["prompt"] for one in found[backend]}):
-                found[backend] = runs
-    return found
-
-
-def is_shipped(adapters: dict[str, str | None]) -> bool:
-    """Is what `adapters` (name → path) calls by the shipped draft's name that draft?"""
-    draft = shipped_draft()
-    return adapters.get(draft) == load(REPORT)["drafts"][draft]["path"]
-
-
-def benchmark_runs() -> Iterator[tuple[str, list[dict]]]:
-    """Of benchmark_decoding.py: every backend that took the draft that ships."""
-    for file in sorted(ENGINE.glob("*.json")):
-        result = load(file)
-        if result.get("pair") == PAIR and "rows" in result and is_shipped(result["conditions"].get("drafts", {})):
-            for backend in dict.fromkeys(row["peer"] for row in result["rows"]):
-                yield backend, [row for row in result["rows"] if row["peer"] == backend]
-
-
-def decoded_runs() -> Iterator[tuple[str, list[dict]]]:
-    """Of speculative_decode.py --mode compare."""
-    for file in sorted(ENGINE.glob("*.json")):
-        result = load(file)
-        pair = result.get("pair")
-        if "runs" not in result or not isinstance(pair, dict) or pair.get("name") != PAIR:
-            continue
-        if is_shipped(result["conditions"].get("adapters", {})):
-            yield pair.get("backend", "transformers"), [named(one, result["conditions"]["k"]) for one in result["runs"]]
-
-
-def evaluated_runs() -> Iterator[tuple[str, list[dict]]]:
-    """Of evaluate_acceptance.py live."""
-    file = REPORT.parent / "live.jsonl"
-    if file.exists():
-        rows = list(read_jsonl(file))
-        conditions = rows[0]["conditions"]
-        backend = "int8" if conditions["dtype"] == "int8" else "transformers"
-        if is_shipped(conditions["drafts"]):
-            yield backend, [named(row, conditions["k"]) for row in rows if "seconds" in row]
-
-
-def named(decoded: dict, k: int) -> dict:
-    """A run that calls the verifier alone a draft of that name, as the others write it."""
-    return {**decoded, "draft": None, "k": 0} if decoded["draft"] == "verifier" else {**decoded, "k": k}
-
-
-def seconds_a_token(runs: list[dict], draft: str | None) -> tuple[int, dict[str, float]]:
-    """The draft length at which this draft was fastest, and there: prompt → seconds a token, a mean over random seeds."""
-    spent: dict[int, dict[str, list[float]]] = {}
-    for one in runs:
-        if one["draft"] == draft and one["tokens"]:
-            spent.setdefault(one["k"], {}).setdefault(one["prompt"], []).append(one["seconds"] / one["tokens"])
-    means = {}
-    for k, prompts in spent.items():
-        means[k] = {prompt: sum(values) / len(values) for prompt, values in prompts.items()}
-    if not means:
-        return 0, {}
-    best = min(means, key=lambda k: sum(means[k].values()) / len(means[k]))
-    return best, means[best]
-
-
-def saved(runs: list[dict], draft: str, rival: str | None) -> dict | None:
-    """Seconds a token that `draft` saves against `rival`, each at its fastest K: mean over prompts, interval, both K.
-
-    None where no prompt was decoded with both.
-    """
-    (k, tuned), (rivals_k, other) = seconds_a_token(runs, draft), seconds_a_token(runs, rival)
-    values = [other[prompt] - tuned[prompt] for prompt in tuned if prompt in other]
-    if not values:
-        return None
-    return {"prompts": len(values), "k": k, "rivals_k": rivals_k, **mean_with_interval(values, seed=42)}
-
-
-def training_cost(runs: list[dict], draft: str) -> tuple[float, float, int, int]:
-    """(seconds of training, seconds of writing the answers at most, answers, their tokens).
-
-    generate_answers.py keeps no seconds. The bound is the time that the verifier alone takes for so many tokens in `runs`, one
-    text at a time; it wrote them in batches, which is faster.
-    """
-    metrics = distilled(ADAPTERS)[draft]
-    lengths = []
-    for file in sorted((HERE / "answers").glob("*.jsonl")):
-        if str(file) in metrics["command"]:
-            lengths += [len(row["token_ids"]) for row in read_jsonl(file) if "token_ids" in row]
-    wanted = sum(metrics["rows"].values())
-    if len(lengths) != wanted:
-        raise Problem(f"{draft} was trained on {wanted} answers, and its files hold {len(lengths)}. Train it again.")
-    plain = list(seconds_a_token(runs, None)[1].values())
-    writing = sum(lengths) * sum(plain) / len(plain) if plain else 0.0
-    return metrics["seconds"], writing, len(lengths), sum(lengths)
-
-
-def paid_after(change: dict, cost: float) -> str:
-    """After how many generated tokens `cost` seconds are saved, if it was shown that any are."""
-    seconds = f"{change['mean'] * 1000:+.1f} ms a token"
-    if change["interval"] is None:
-        if change["mean"] <= 0:
-            return f"{seconds} on one prompt: nothing is saved there"
-        word = f"after {cost / change['mean']:,.0f} tokens"
-        return f"{seconds} on one prompt, which has no interval: never shown (taken at its word, {word})"
-    low, high = change["interval"]
-    spread = f"{seconds} ({low * 1000:+.1f} to {high * 1000:+.1f}) on {change['prompts']} prompts"
-    if high < 0:
-        return f"{spread}: never, it costs time"
-    if low <= 0:
-        return f"{spread}: the interval includes zero, so that it pays was never shown"
-    return f"{spread}: after {cost / change['mean']:,.0f} tokens ({cost / high:,.0f} to {cost / low:,.0f})"
+def speed_in_words() -> str:
+    return speed.formula_in_words(load(REPORT), shipped_draft())
 
 
 def break_even() -> str:
-    found, draft = live_runs(), shipped_draft()
-    if not found:
-        return "When the training has paid for itself is open: no result holds a live run with the draft that ships."
-    training, _, answers, tokens = training_cost(next(iter(found.values())), draft)
-    said = [
-        f"**After how many tokens has the training paid?** It took {training:,.0f} s. What writing its {answers} answers "
-        f"({tokens:,} tokens) took was not recorded: at most what the verifier alone takes for so many tokens, one text at a "
-        "time, in the runs that are compared. Saved by the draft that ships, live, every draft at the K of its fewest seconds "
-        "a token:",
-        "",
-    ]
-    for backend, runs in found.items():
-        training, writing, *_ = training_cost(runs, draft)
-        for rival in ("base", None):
-            if change := saved(runs, draft, rival):
-                other = f"the base draft at K = {change['rivals_k']}" if rival else "the verifier alone"
-                paid = paid_after(change, training + writing)
-                said.append(
-                    f"- {backend}, K = {change['k']}, against {other}, {training + writing:,.0f} s to earn back: {paid}."
-                )
-    return "\n".join(said)
+    draft = shipped_draft()
+    return speed.break_even(load(REPORT), draft, distilled(ADAPTERS)[draft])
 
 
 # --- what is open -------------------------------------------------------------------------------------------------------
@@ -840,20 +573,15 @@ def break_even() -> str:
 
 def still_open() -> str:
     """What the study asked for and the results do not hold, in words."""
-    metrics = [one["settings"] for one in {**distilled(ADAPTERS), **distilled(ARMS)}.values()]
-    measured, found = by_gain(), by_temperature()
-    parts = [f"the loss `{loss}`" for loss in LOSS_NAMES if loss not in measured]
-    parts += [f"{words} prompts" for words in missing_domains()]
-    parts += [f"temperature {temperature:g}" for temperature in TEMPERATURES if temperature not in found]
-    if all(settings["data"] == "offline" for settings in metrics):
+    settings = [metrics["settings"] for metrics in {**distilled(ADAPTERS), **distilled(ARMS)}.values()]
+    found = by_temperature()
+    parts = [f"temperature {temperature:g}" for temperature in TEMPERATURES if temperature not in found]
+    if all(one["data"] == "offline" for one in settings):
         parts.append("the draft's own text (online, mixed)")
-    if not any(settings.get("from_adapter") for settings in metrics):
+    if not any(one.get("from_adapter") for one in settings):
         parts.append("distillation after DPO, or before it")
-    if len({settings["seed"] for settings in metrics}) == 1:
+    if len({one["seed"] for one in settings}) == 1:
         parts.append("a second random seed")
-    live = [saved(runs, shipped_draft(), "base") for runs in live_runs().values()]
-    if not any(change and change["interval"] for change in live):
-        parts.append("live speed on more than one prompt")
     return f"Without a measurement here: {', '.join(parts)}." if parts else "Every part that the study asked for is measured."
 
 
@@ -869,13 +597,13 @@ OWN_PARTS: dict[str, Part] = {
     "where in words": where_in_words,
     "elsewhere": elsewhere,
     "temperatures": temperatures,
-    "speed in words": formula_in_words,
+    "speed in words": speed_in_words,
     "break-even": break_even,
     "open": still_open,
     "domains": domain_table,
     "temperature table": temperature_table,
     "where": where,
-    "speed by formula": formula_table,
+    "speed by formula": speed_by_formula,
     "trainings": trainings,
 }
 PAGES: dict[Path, dict[str, Part]] = {OWN: OWN_PARTS, FRONT: {"row distillation": row}}

@@ -1,0 +1,194 @@
+"""What study 2's gain is worth in time: the speed-up by formula, and after how many tokens the training has paid.
+
+tables.py writes these parts. The seconds are those of studies/engine's benchmark, which decoded with the draft that ships;
+`report` is the JSON of evaluate_acceptance.py report, `benchmark` that of benchmark_decoding.py.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from specdec.files import read_jsonl
+from specdec.intervals import mean_with_interval
+from specdec.report import hardware, load, span, table
+from specdec.terminal import Problem
+from specdec.theory import speedup
+
+BENCHMARK = Path("studies/engine/results/benchmark.json")
+ANSWERS = Path("studies/distillation/answers")
+GOELS_K = (3, 5)  # the draft lengths of the paper's τ and MBSU
+
+
+def benchmark_of(report: dict, draft: str) -> dict:
+    """The engine's benchmark; FileNotFoundError if it did not decode with this draft."""
+    benchmark = load(BENCHMARK)
+    if benchmark["conditions"]["drafts"].get(draft) != report["drafts"][draft]["path"]:
+        raise FileNotFoundError(2, f"not measured with {draft}", str(BENCHMARK))
+    return benchmark
+
+
+def timed_steps(benchmark: dict) -> dict[str, dict[str, float]]:
+    """backend → seconds of a step of `draft`, of `verifier`, and of `verifier_of_5`, the verifier over five tokens."""
+    return {peer: about["seconds_per_step"] for peer, about in benchmark["about"].items() if "seconds_per_step" in about}
+
+
+# --- by formula -------------------------------------------------------------------------------------------------------
+
+
+def cost_ratio(steps: dict[str, float]) -> float:
+    return steps["draft"] / steps["verifier"]
+
+
+def wide_pass(steps: dict[str, float]) -> float:
+    """A verifier pass over five tokens, in passes over one."""
+    return steps["verifier_of_5"] / steps["verifier"]
+
+
+def pass_cost(steps: dict[str, float], k: int) -> float:
+    """A verifier pass over K + 1 tokens in passes over one: a straight line through the two widths that were timed, 1 and 5.
+
+    Never below 1: that a wider pass took less is run-to-run variation.
+    """
+    return max(1.0, 1 + (wide_pass(steps) - 1) * k / 4)
+
+
+def by_formula(report: dict, timed: dict[str, dict], domain: str, draft: str, k: int) -> dict[str, float]:
+    """The speed-up over the plain verifier, by name of the formula; τ is replayed from the stored texts.
+
+    `timed` is that of `timed_steps`.
+    """
+    tau = report["replayed_by_k"][str(k)][domain][draft]
+    counts = report["parameters"]
+    found = {"MBSU": speedup(tau, k, counts["draft"] / counts["verifier"])}
+    for backend, steps in timed.items():
+        c = cost_ratio(steps)
+        found[f"{backend}, c"] = speedup(tau, k, c)
+        found[f"{backend}, c and width"] = tau / (c * k + pass_cost(steps, k))
+    return {"tokens per pass": tau, **found}
+
+
+def formula_table(report: dict, draft: str, domains: dict[str, str]) -> str:
+    """Base and `draft` at every K; `domains` are those whose rows stand in it, as the page calls them."""
+    benchmark = benchmark_of(report, draft)
+    timed, rows = timed_steps(benchmark), []
+    header = ["prompts", "K", *by_formula(report, timed, next(iter(domains)), draft, 1)]
+    for domain, words in domains.items():
+        for k in sorted(int(length) for length in report["replayed_by_k"]):
+            base, tuned = (by_formula(report, timed, domain, name, k) for name in ("base", draft))
+            rows.append([words, str(k), *(f"{base[name]:.2f} → {tuned[name]:.2f}" for name in base)])
+    return f"{table(header, rows)}\n\nEach cell: base → {draft}. {costs_in_words(report, timed, benchmark['environment'])}"
+
+
+def costs_in_words(report: dict, timed: dict[str, dict], environment: dict) -> str:
+    counts = report["parameters"]
+    said = [f"{counts['draft'] / counts['verifier']:.3f} by parameters (MBSU)"]
+    for backend, steps in timed.items():
+        c, wide = cost_ratio(steps), wide_pass(steps)
+        said.append(f"{c:.3f} by measured time with {backend}, where a pass over five tokens took {wide:.2f} of one over one")
+    return (
+        f"A draft step costs c verifier steps: {'; '.join(said)}. `c` takes a pass over K + 1 tokens to cost one over a single "
+        f"token; `c and width` takes its time from a line through the two widths that were timed, never below that of one. "
+        f"{hardware([environment])}"
+    )
+
+
+def formula_in_words(report: dict, draft: str) -> str:
+    """The paper's τ and MBSU, and the best K by measured time."""
+    said = []
+    for k in GOELS_K:
+        tau, factor = (report[metric][str(k)]["at"] for metric in ("tau", "mbsu"))
+        said.append(
+            f"at γ = {k}, τ {tau['means']['base']:.2f} → {tau['means'][draft]:.2f}, {span(tau['changes'][draft], 2)}, and MBSU "
+            f"{factor['means']['base']:.2f} → {factor['means'][draft]:.2f}"
+        )
+    timed = timed_steps(benchmark_of(report, draft))
+    best = [best_length(report, timed, draft, backend) for backend in timed]
+    return f"By formula, AT prompts: {'; '.join(said)}. {' '.join(best)}"
+
+
+def best_length(report: dict, timed: dict[str, dict], draft: str, backend: str) -> str:
+    lengths = sorted(int(length) for length in report["replayed_by_k"])
+    words = []
+    for name in ("base", draft):
+        factors = {k: by_formula(report, timed, "at", name, k)[f"{backend}, c and width"] for k in lengths}
+        best = max(lengths, key=lambda k: factors[k])
+        words.append(f"`{name}` {factors[best]:.2f} at K = {best}")
+    return f"With what a step and a wide pass took with {backend}, each draft at its best K: {', '.join(words)}."
+
+
+# --- break-even -------------------------------------------------------------------------------------------------------
+
+
+def seconds_a_token(runs: list[dict], draft: str | None) -> tuple[int, dict[str, float]]:
+    """The draft length at which this draft was fastest, and there: prompt → seconds a token. None is the verifier alone."""
+    lengths: dict[int, dict[str, float]] = {}
+    for one in runs:
+        if one["draft"] == draft:
+            lengths.setdefault(one["k"], {})[one["prompt"]] = one["seconds"] / one["tokens"]
+    best = min(lengths, key=lambda k: sum(lengths[k].values()) / len(lengths[k]))
+    return best, lengths[best]
+
+
+def saved(runs: list[dict], draft: str, rival: str | None) -> dict:
+    """Seconds a token that `draft` saves against `rival`, each at its fastest K: mean over prompts, interval, both K."""
+    (k, tuned), (rivals_k, other) = seconds_a_token(runs, draft), seconds_a_token(runs, rival)
+    values = [other[prompt] - tuned[prompt] for prompt in tuned if prompt in other]
+    return {"prompts": len(values), "k": k, "rivals_k": rivals_k, **mean_with_interval(values, seed=42)}
+
+
+def lengths_of_answers(draft: str, metrics: dict) -> list[int]:
+    """Tokens of each answer that the draft was trained on, or held out; `metrics` are those of its training.
+
+    Raises:
+        Problem: the files hold other answers.
+    """
+    lengths = []
+    for file in sorted(ANSWERS.glob("*.jsonl")):
+        if str(file) in metrics["command"]:
+            lengths += [len(row["token_ids"]) for row in read_jsonl(file) if "token_ids" in row]
+    wanted = sum(metrics["rows"].values())
+    if len(lengths) != wanted:
+        raise Problem(f"{draft} was trained on {wanted} answers, and its files hold {len(lengths)}. Train it again.")
+    return lengths
+
+
+def writing_at_most(tokens: int, runs: list[dict]) -> float:
+    """Seconds of writing so many tokens as the verifier alone writes them in `runs`, one text at a time.
+
+    A bound: the answers of this study keep no seconds. They were written in batches, which is faster.
+    """
+    plain = seconds_a_token(runs, None)[1].values()
+    return tokens * sum(plain) / len(plain)
+
+
+def paid_after(change: dict, cost: float) -> str:
+    """After how many generated tokens `cost` seconds are saved, if it was shown that any are."""
+    low, high = change["interval"]
+    spread = f"{change['mean'] * 1000:+.1f} ms a token ({low * 1000:+.1f} to {high * 1000:+.1f}) on {change['prompts']} prompts"
+    if high < 0:
+        return f"{spread}: never, it costs time"
+    if low <= 0:
+        return f"{spread}: the interval includes zero, so that it pays was never shown"
+    return f"{spread}: after {cost / change['mean']:,.0f} tokens ({cost / high:,.0f} to {cost / low:,.0f})"
+
+
+def break_even(report: dict, draft: str, metrics: dict) -> str:
+    """`metrics` are those of the draft's training."""
+    benchmark, lengths = benchmark_of(report, draft), lengths_of_answers(draft, metrics)
+    said = [
+        f"**After how many tokens has the training paid?** It took {metrics['seconds']:,.0f} s. What writing its "
+        f"{len(lengths)} answers ({sum(lengths):,} tokens) took was not recorded: at most what the verifier alone takes for so "
+        "many tokens, one text at a time, in the runs that are compared. Saved by the draft that ships, live, every draft at "
+        "the K of its fewest seconds a token:",
+        "",
+    ]
+    for backend in timed_steps(benchmark):
+        runs = [row for row in benchmark["rows"] if row["peer"] == backend]
+        cost = metrics["seconds"] + writing_at_most(sum(lengths), runs)
+        for rival in ("base", None):
+            change = saved(runs, draft, rival)
+            other = f"the base draft at K = {change['rivals_k']}" if rival else "the verifier alone"
+            said.append(
+                f"- {backend}, K = {change['k']}, against {other}, {cost:,.0f} s to earn back: {paid_after(change, cost)}."
+            )
+    return "\n".join(said)

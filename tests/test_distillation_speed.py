@@ -1,0 +1,138 @@
+"""What study 2's gain is worth in time: the formulas, and what a saving says of the tokens after which training has paid."""
+
+import json
+
+import pytest
+
+from specdec.terminal import Problem
+from specdec.theory import speedup
+from studies.distillation import speed
+
+DRAFT = "distilled"
+STEPS = {"draft": 0.04, "verifier": 0.1, "verifier_of_5": 0.2}
+ENVIRONMENT = {"gpu": None, "cores": 2, "processor": "X", "packages": {"torch": "1", "transformers": "2"}, "commit": "abc"}
+REPORT = {
+    "drafts": {"base": None, DRAFT: {"path": "adapters/distilled"}},
+    "parameters": {"draft": 1, "verifier": 10},
+    "replayed_by_k": {str(k): {"at": {"base": 1.0 + k / 10, DRAFT: 1.0 + k / 5}} for k in (1, 2, 3)},
+}
+
+
+def run_of(prompt: int, draft: str | None, k: int, seconds: float) -> dict:
+    """A run of 10 tokens."""
+    return {"peer": "int8", "prompt": f"prompt {prompt}", "draft": draft, "k": k, "tokens": 10, "seconds": seconds}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with the answers of a training, and `benchmark(rows)` of benchmark_decoding.py, in int8."""
+    monkeypatch.chdir(tmp_path)
+    speed.ANSWERS.mkdir(parents=True)
+    for name, count in (("at", 3), ("general", 2)):
+        rows = [{"run_id": "a"}, *({"prompt": "?", "token_ids": [1] * 100} for _ in range(count))]
+        (speed.ANSWERS / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def write_benchmark(rows: list[dict], path: str = "adapters/distilled") -> None:
+    conditions = {"drafts": {"base": None, DRAFT: path}}
+    about = {"llama.cpp": {"not_measured": "not installed"}, "int8": {"seconds_per_step": STEPS}}
+    speed.BENCHMARK.parent.mkdir(parents=True, exist_ok=True)
+    speed.BENCHMARK.write_text(json.dumps({"conditions": conditions, "environment": ENVIRONMENT, "about": about, "rows": rows}))
+
+
+METRICS = {
+    "seconds": 400,
+    "rows": {"train": 4, "held_out": 1},
+    "command": f"--answers {speed.ANSWERS}/at.jsonl {speed.ANSWERS}/general.jsonl",
+}
+
+
+# --- by formula -------------------------------------------------------------------------------------------------------
+
+
+def test_the_formulas_are_those_of_the_papers():
+    found = speed.by_formula(REPORT, {"int8": STEPS}, "at", DRAFT, 3)
+    assert found["tokens per pass"] == 1.6
+    assert found["MBSU"] == pytest.approx(1.6 / (0.1 * 3 + 1))
+    assert found["int8, c"] == pytest.approx(speedup(1.6, 3, 0.4)) == pytest.approx(1.6 / 2.2)
+    assert found["int8, c and width"] == pytest.approx(1.6 / (1.2 + 1.75)), "four tokens: three quarters of the way to five"
+
+
+def test_a_wider_pass_is_never_cheaper_than_a_narrow_one():
+    assert speed.pass_cost({**STEPS, "verifier_of_5": 0.05}, 4) == 1.0
+    assert speed.pass_cost(STEPS, 4) == pytest.approx(2.0)
+    assert speed.pass_cost(STEPS, 8) == pytest.approx(3.0)
+
+
+def test_the_table_has_a_row_a_length_and_the_backends_that_were_timed(folder):
+    write_benchmark([])
+    header, _, *rows = speed.formula_table(REPORT, DRAFT, {"at": "AT"}).splitlines()
+    assert header == "| prompts | K | tokens per pass | MBSU | int8, c | int8, c and width |"
+    assert rows[0] == "| AT | 1 | 1.10 → 1.20 | 1.00 → 1.09 | 0.79 → 0.86 | 0.67 → 0.73 |"
+    assert [row[:8] for row in rows[:3]] == ["| AT | 1", "| AT | 2", "| AT | 3"] and "0.400 by measured time with int8" in rows[
+        -1
+    ]
+
+
+def test_the_best_length_is_each_drafts_own():
+    report = {**REPORT, "replayed_by_k": {"1": {"at": {"base": 1.5, DRAFT: 1.5}}, "2": {"at": {"base": 1.6, DRAFT: 3.0}}}}
+    words = speed.best_length(report, {"int8": STEPS}, DRAFT, "int8")
+    assert f"`base` {1.5 / 1.65:.2f} at K = 1" in words and f"`{DRAFT}` {3 / 2.3:.2f} at K = 2" in words
+
+
+# --- break-even -------------------------------------------------------------------------------------------------------
+
+
+PAID = [
+    ([0.01, 0.005, 0.02], "after 100,000 tokens (50,000 to 200,000)"),
+    ([0.01, -0.005, 0.02], "was never shown"),
+    ([-0.01, -0.02, -0.005], "never, it costs time"),
+]
+
+
+@pytest.mark.parametrize("values, words", PAID)
+def test_what_is_said_of_a_saving_follows_its_interval(values, words):
+    change = {"mean": values[0], "interval": values[1:], "prompts": 9}
+    assert words in speed.paid_after(change, 1000)
+
+
+def test_every_draft_is_compared_at_its_own_fastest_length():
+    runs = []
+    for prompt in range(8):
+        runs += [run_of(prompt, None, 0, 3.0), run_of(prompt, "base", 1, 2.0), run_of(prompt, "base", 2, 2.5)]
+        runs += [run_of(prompt, DRAFT, 1, 1.9), run_of(prompt, DRAFT, 2, 1.5)]
+    against, plain = speed.saved(runs, DRAFT, "base"), speed.saved(runs, DRAFT, None)
+    assert (against["k"], against["rivals_k"], against["prompts"]) == (2, 1, 8) and against["mean"] == pytest.approx(0.05)
+    assert plain["mean"] == pytest.approx(0.15)
+
+
+def test_only_prompts_of_both_are_compared():
+    runs = [run_of(0, "base", 2, 2.0), run_of(1, "base", 2, 3.0), run_of(0, DRAFT, 2, 1.0), run_of(1, DRAFT, 2, 1.0)]
+    found = speed.saved([*runs, run_of(2, DRAFT, 2, 9.0)], DRAFT, "base")
+    assert found["prompts"] == 2 and found["mean"] == pytest.approx(0.15)
+
+
+def test_the_cost_is_the_training_and_the_answers_at_the_verifiers_own_speed(folder):
+    rows = []
+    for prompt in range(9):
+        rows += [run_of(prompt, None, 0, 3.0), run_of(prompt, "base", 2, 2.0 + prompt / 100), run_of(prompt, DRAFT, 2, 1.5)]
+    write_benchmark([*rows, {**run_of(0, DRAFT, 7, 0.1), "peer": "transformers"}])
+    words = speed.break_even(REPORT, DRAFT, METRICS)
+    cost = 400 + 5 * 100 * 0.3
+    assert "It took 400 s. What writing its 5 answers (500 tokens)" in words
+    assert f"int8, K = 2, against the base draft at K = 2, {cost:,.0f} s to earn back: +54.0 ms a token (+5" in words
+    assert f"after {cost / 0.054:,.0f} tokens" in words and f"after {cost / 0.15:,.0f} tokens" in words
+
+
+def test_a_benchmark_of_another_draft_of_that_name_is_none(folder):
+    write_benchmark([run_of(0, DRAFT, 2, 1.5)], path="adapters/kl")
+    with pytest.raises(FileNotFoundError, match="not measured with distilled"):
+        speed.break_even(REPORT, DRAFT, METRICS)
+
+
+def test_answers_that_are_not_those_of_the_training_are_refused(folder):
+    with pytest.raises(Problem, match="was trained on 160 answers, and its files hold 5"):
+        speed.lengths_of_answers(DRAFT, {**METRICS, "rows": {"train": 144, "held_out": 16}})
+    of_one = {**METRICS, "rows": {"train": 3, "held_out": 0}, "command": f"--answers {speed.ANSWERS}/at.jsonl"}
+    assert speed.lengths_of_answers(DRAFT, of_one) == [100, 100, 100], "the header is no answer, the other file no part"
