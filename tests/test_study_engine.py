@@ -1,6 +1,7 @@
 """The engine's page: what it says where a benchmark is small, and of which rule llama.cpp's drafts are."""
 
 import copy
+import json
 
 import pytest
 
@@ -50,3 +51,25 @@ def test_the_page_knows_by_which_rule_llama_cpp_drafted(changed):
     assert tables.llama_rule().startswith("By default, as here")
     changed(lambda result: result["about"].update({"llama.cpp, drafted": {"rule": "probabilistic"}}))
     assert "by the rule of our loop" in tables.llama_rule()
+
+
+def test_the_agreement_in_int8_is_told_once_it_is_measured(tmp_path, monkeypatch):
+    """Before, the page says that it is not part of the results, and shows no table."""
+    file = tmp_path / "agreement.json"
+    monkeypatch.setattr(tables, "AGREEMENT", file)
+    assert tables.agreement() == "" and "is not part of these results" in tables.agreement_in_words()
+    summary = {
+        "prompts": 8,
+        "positions": 1400,
+        "overlap": {"mean": 0.98765, "interval": [0.98, 0.99]},
+        "same_likeliest": {"mean": 0.975, "interval": None},
+        "perplexity": {"transformers": 1.5, "int8": 1.51},
+        "perplexity_ratio": {"mean": 1.0067, "interval": [1.0, 1.01]},
+    }
+    environment = load(tables.SPEED)["environment"]
+    result = {"summary": summary, "conditions": {"dtype": "float32", "temperature": 0.7}, "environment": environment}
+    file.write_text(json.dumps(result))
+    assert "| 0.9877 | 0.9800 | 0.9900 |" in tables.agreement() and "| 0.9750 |  |  |" in tables.agreement()
+    assert "Perplexity 1.510 in int8, 1.500 in float32." in tables.agreement()
+    words = tables.agreement_in_words()
+    assert "0.988 is that of its float32 self" in words and "interval 0.980 to 0.990, 8 stored" in words and "97.5%" in words

@@ -12,6 +12,9 @@ python benchmark_decoding.py --drafts base distilled=adapters/distilled --limit 
   --peers llama.cpp=2,4 int8=1,2,3,4 transformers=2 generate --llama-cpp-draft Qwen/Qwen2.5-Coder-0.5B-Instruct \
   --lengths 100 1000 2000 --json $results/benchmark.json
 
+# --- how far the int8 verifier is from its float32 self: 5 minutes, 11 GB, and 1 GB of the folder for temporary files ---
+python -m studies.engine.agreement --answers studies/distillation/answers/at.jsonl --limit 8 --json $results/agreement.json
+
 # --- one prompt with every draft, on the front page (2 minutes) ---
 python speculative_decode.py --mode compare --backend int8 --drafts base dpo=final_adapter distilled=adapters/distilled --k 2 \
   --prompt "What screen reader works best for blind users?" --json $results/demo_int8.json

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 HERE = Path("studies/engine")
 FRONT, OWN = Path("README.md"), HERE / "README.md"
 SPEED, BF16, EXACTNESS = (HERE / f"results/{name}.json" for name in ("benchmark", "benchmark_bf16", "exactness"))
+AGREEMENT = HERE / "results/agreement.json"  # of the int8 verifier with itself in float32
 BLOCKS, SPEED_FIGURE = HERE / "figures/blocks.png", HERE / "figures/speed.png"
 FLOAT32, STILL = HERE / "results/demo_float32.json", HERE / "results/still.png"
 OURS = ("transformers", "int8")
@@ -261,6 +262,13 @@ def llama_rule() -> str:
     )
 
 
+def llama_memory() -> str:
+    """In the run of the tables every K may have had a server of its own, all of them at once."""
+    found = load(SPEED)["about"].get("llama.cpp, drafted", {}).get("memory", [])
+    servers = [step for step in found if step["when"] == "loaded"]
+    return f"; of llama.cpp with a draft, that of {len(servers)} servers at once, one for each K" if len(servers) > 1 else ""
+
+
 def long_texts() -> str:
     result = load(SPEED)
     rows = []
@@ -278,6 +286,45 @@ def long_texts() -> str:
 def memory_in_words() -> str:
     found = load(SPEED)["about"]["int8"]["memory"]
     return "; ".join(f"{step['when']} {step['peak_bytes'] / 2**30:.2f} GiB" for step in found)
+
+
+# --- what int8 changes of p -------------------------------------------------------------------------------------------
+
+
+def agreement() -> str:
+    """The whole of it, with its sentence; nothing before it is measured."""
+    if not AGREEMENT.exists():
+        return ""
+    result = load(AGREEMENT)
+    found, conditions = result["summary"], result["conditions"]
+    perplexity, dtype = found["perplexity"], conditions["dtype"]
+    rows = []
+    for label, key in (
+        ("Σ min of the two p, mean over positions", "overlap"),
+        ("positions where both hold the same token for the likeliest", "same_likeliest"),
+        (f"perplexity of the answers, in int8 over in {dtype}", "perplexity_ratio"),
+    ):
+        low, high = found[key]["interval"] or (None, None)
+        rows.append([label, *(number(value, 4) for value in (found[key]["mean"], low, high))])
+    header = [f"the verifier in int8 beside itself in {dtype}", "mean over answers", "95% interval: from", "to"]
+    return (
+        f"{table(header, rows)}\n\n{found['prompts']} stored answers of {found['positions']} tokens, read by both at "
+        f"temperature {conditions['temperature']}. Perplexity {perplexity['int8']:.3f} in int8, "
+        f"{perplexity['transformers']:.3f} in {dtype}. {hardware([result['environment']])}"
+    )
+
+
+def agreement_in_words() -> str:
+    if not AGREEMENT.exists():
+        return "How far the int8 verifier is from its float32 self on many answers is not part of these results"
+    result = load(AGREEMENT)
+    found, dtype = result["summary"], result["conditions"]["dtype"]
+    known = f"95% interval {bounds_of(found['overlap'], 3)}, " if found["overlap"]["interval"] else ""
+    return (
+        f"Of the int8 verifier's p, {found['overlap']['mean']:.3f} is that of its {dtype} self (mean Σ min, {known}"
+        f"{found['prompts']} stored answers), and the likeliest token is the same at "
+        f"{percent(found['same_likeliest']['mean'])} of the positions"
+    )
 
 
 def draw_speed() -> Figure:
@@ -350,8 +397,8 @@ def answer() -> str:
         f"**The text: no deviation was found. On {samplers['ours']['samples']} texts the chi-square test has p = "
         f"{samplers['ours']['p_value']:.2g}, that of transformers' own `generate` {samplers['generate']['p_value']:.2g}. The "
         f"speed: in int8 on this CPU the best draft {verdict}: `{best['draft']}` at K = {best['k']} makes "
-        f"{speedup['mean']:.2f} times the tokens a second of no draft ({known}{prompts} draft and K were chosen too), and {number(best['over_llama_cpp'])} times those of llama.cpp "
-        "without a draft.**"
+        f"{speedup['mean']:.2f} times the tokens a second of no draft ({known}{prompts} draft and K were chosen too), and "
+        f"{number(best['over_llama_cpp'])} times those of llama.cpp without a draft.**"
     )
 
 
@@ -375,8 +422,9 @@ def row() -> str:
     )
 
 
-def bounds_of(speedup: dict) -> str:
-    return " to ".join(f"{bound:.2f}" for bound in speedup["interval"] or [])
+def bounds_of(found: dict, digits: int = 2) -> str:
+    """`0.66 to 1.43`; empty where there is no interval."""
+    return " to ".join(f"{bound:.{digits}f}" for bound in found["interval"] or [])
 
 
 def speedup_of(best: dict) -> dict:
@@ -399,6 +447,9 @@ OWN_PARTS: dict[str, Part] = {
     "speed by k": speed_by_k,
     "long": long_texts,
     "llama rule": llama_rule,
+    "llama memory": llama_memory,
+    "agreement": agreement,
+    "agreement in words": agreement_in_words,
     "memory": memory_in_words,
     "bf16": bf16,
     "figure speed": figure_speed,
