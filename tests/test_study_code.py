@@ -111,8 +111,9 @@ def test_human_code_is_an_answers_file(cli, tiny, tmp_path):
     assert all(row["prompt"] + tokenizer.decode(row["token_ids"]) in texts for row in rows[:20])
     (conditions,) = [header["conditions"] for header in read_row_file(file)[0].values()]
     assert (conditions["text"], conditions["mix"]) == ("human", "plan")
-    assert cli(human, "--verifier", tiny.verifier, "--limit", 60, "--output", tmp_path / "part")[0] == 0
+    assert cli(human, "--verifier", tiny.verifier, "--limit", 60, "--max-tokens", 9, "--output", tmp_path / "part")[0] == 0
     part = read_answers(tmp_path / "part")
+    assert max(len(row["token_ids"]) for row in part) == 9
     assert len(part) == 60 and 6 <= sum(row["language"] == "python" for row in part) <= 18, "the plan's mix: 100 of 540"
     asked = list(read_jsonl(prompts))
     assert [row["prompt"] for row in asked] == [row["prompt"] for row in rows] and "token_ids" not in asked[0]

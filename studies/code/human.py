@@ -47,13 +47,13 @@ def repeated(rows: list[dict], repeats: list[str]) -> list[dict]:
     return [row for row in rows for _ in range(times.get(row["language"], 1))]
 
 
-def human_rows(snippets: list[dict], tokenizer, seed: int) -> list[dict]:
-    """Rows of an answers file (`specdec.answers`); `seed` fills its column, for nothing is drawn."""
+def human_rows(snippets: list[dict], tokenizer, seed: int, longest: int | None = None) -> list[dict]:
+    """Rows of an answers file (`specdec.answers`), of at most `longest` tokens; `seed` fills its column: nothing is drawn."""
     rows = []
     for snippet in snippets:
         prompt, rest = cut(snippet["text"])
         kept = {name: value for name, value in snippet.items() if name not in ("text", "in_plan")}
-        token_ids = tokenizer(rest, add_special_tokens=False)["input_ids"]  # what opens a text stands before the prompt
+        token_ids = tokenizer(rest, add_special_tokens=False)["input_ids"][:longest]  # what opens a text is in the prompt
         answer = {"temperature": 1.0, "top_p": 1.0, "token_ids": token_ids, "probs": None, "seed": seed}
         rows.append({"prompt": prompt, **kept, **answer})
     return rows
@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="write the prompts alone to FILE")
     parser.add_argument("--mix", choices=("plan", "balanced"), default="plan", help="of languages (default plan)")
     parser.add_argument("--limit", type=positive_int, metavar="N", help="N of them, drawn by --seed, so that the mix stays")
+    parser.add_argument("--max-tokens", type=positive_int, metavar="N", help="of a snippet: memory grows with them")
     parser.add_argument("--repeat", nargs="+", default=[], metavar="LANGUAGE=N", help="take a language's snippets N times")
     add_model_arguments(parser)
     args = parser.parse_args()
@@ -74,7 +75,7 @@ def main() -> None:
         snippets = random.Random(args.seed).sample(snippets, min(args.limit, len(snippets)))
     snippets = repeated(snippets, args.repeat)
     pair = choose_pair(args)
-    rows = human_rows(snippets, load_tokenizer(pair.verifier), args.seed)
+    rows = human_rows(snippets, load_tokenizer(pair.verifier), args.seed, args.max_tokens)
     conditions = {
         "verifier": pair.verifier.id,  # whose tokens these are
         "quantization": pair.quantization,

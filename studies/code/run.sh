@@ -18,7 +18,7 @@ foreign="--pair smollm2-qwen --max-new-tokens 128 --answers $results/answers.jso
 # --- the prompts: the languages take turns in the file, so its first lines are EACH of each (JavaScript is in no table) ---
 mkdir -p $results $texts
 grep -v -m $((12 * each)) '"language": "javascript"' domains/code_test.jsonl > $results/prompts.jsonl
-head -n "$each" domains/natural_language.jsonl >> $results/prompts.jsonl
+head -n $((3 * each)) domains/natural_language.jsonl >> $results/prompts.jsonl  # of three kinds
 
 # --- the verifier's completions, which serve both pairs, and the base drafts on them (10 + 10 + 8 minutes at 3 a language,
 #     2 + 2 + 2 hours at 40); small batches, for prompts of unequal length are padded ---
@@ -31,9 +31,13 @@ if [ "${1:-all}" = first ]; then
   exit
 fi
 if [ "${1:-all}" = second ]; then
-  python -m studies.code.human --pair qwen-coder --limit 74 --output $texts/human.jsonl --prompts $texts/prompts.jsonl
-  python train_distill.py --pair qwen-coder --loss nll --answers $texts/human.jsonl --limit 64 --output-dir studies/code/drafts/human
-  python evaluate_acceptance.py paired $family --prompts $results/prompts.jsonl --drafts base human=studies/code/drafts/human
+  small="--pair qwen-coder --limit 64 --batch-size 2 --learning-rate 3e-4"
+  python -m studies.code.human --pair qwen-coder --limit 74 --max-tokens 256 --output $texts/human.jsonl --prompts $texts/prompts.jsonl
+  python generate_answers.py $answers --pair qwen-coder --batch-size 8 --top-probs 128 --prompts $texts/prompts.jsonl --output $texts/distilled.jsonl
+  python train_distill.py $small --loss nll --answers $texts/human.jsonl --output-dir studies/code/drafts/human
+  python train_distill.py $small --loss tvdpp_position --answers $texts/distilled.jsonl --output-dir studies/code/drafts/distilled
+  python evaluate_acceptance.py paired $family --prompts $results/prompts.jsonl --drafts base human=studies/code/drafts/human \
+    distilled=studies/code/drafts/distilled
   python -m studies.code.analysis
   python -m studies.code.tables
   exit
