@@ -119,21 +119,24 @@ def best_length(report: dict, timed: dict[str, dict], draft: str, backend: str) 
 # --- break-even -------------------------------------------------------------------------------------------------------
 
 
-def seconds_a_token(runs: list[dict], draft: str | None) -> tuple[int, dict[str, float]]:
-    """The draft length at which this draft was fastest, and there: prompt → seconds a token. None is the verifier alone."""
-    lengths: dict[int, dict[str, float]] = {}
-    for one in runs:
-        if one["draft"] == draft:
-            lengths.setdefault(one["k"], {})[one["prompt"]] = one["seconds"] / one["tokens"]
-    best = min(lengths, key=lambda k: sum(lengths[k].values()) / len(lengths[k]))
-    return best, lengths[best]
+def fastest(benchmark: dict, backend: str, draft: str | None) -> int:
+    """The draft length that makes most tokens a second, by the benchmark's summary, as the engine's page has it."""
+    rows = [row for row in benchmark["summary"] if (row["peer"], row["draft"]) == (backend, draft)]
+    return max(rows, key=lambda row: row["tokens_per_second"])["k"]
 
 
-def saved(runs: list[dict], draft: str, rival: str | None) -> dict:
-    """Seconds a token that `draft` saves against `rival`, each at its fastest K: mean over prompts, interval, both K."""
-    (k, tuned), (rivals_k, other) = seconds_a_token(runs, draft), seconds_a_token(runs, rival)
+def seconds_a_token(benchmark: dict, backend: str, draft: str | None) -> dict[str, float]:
+    """prompt → seconds a token of this draft at its fastest K; None is the verifier alone."""
+    decoding = (backend, draft, fastest(benchmark, backend, draft))
+    rows = [row for row in benchmark["rows"] if (row["peer"], row["draft"], row["k"]) == decoding]
+    return {row["prompt"]: row["seconds"] / row["tokens"] for row in rows}
+
+
+def saved(benchmark: dict, backend: str, draft: str, rival: str | None) -> dict:
+    """Seconds a token that `draft` saves against `rival`: mean over the prompts of both, with its interval."""
+    tuned, other = (seconds_a_token(benchmark, backend, name) for name in (draft, rival))
     values = [other[prompt] - tuned[prompt] for prompt in tuned if prompt in other]
-    return {"prompts": len(values), "k": k, "rivals_k": rivals_k, **mean_with_interval(values, seed=42)}
+    return {"prompts": len(values), **mean_with_interval(values, seed=42)}
 
 
 def lengths_of_answers(draft: str, metrics: dict) -> list[int]:
@@ -152,12 +155,12 @@ def lengths_of_answers(draft: str, metrics: dict) -> list[int]:
     return lengths
 
 
-def writing_at_most(tokens: int, runs: list[dict]) -> float:
-    """Seconds of writing so many tokens as the verifier alone writes them in `runs`, one text at a time.
+def writing_at_most(tokens: int, benchmark: dict, backend: str) -> float:
+    """Seconds of writing so many tokens as the verifier alone writes them in the benchmark, one text at a time.
 
     A bound: the answers of this study keep no seconds. They were written in batches, which is faster.
     """
-    plain = seconds_a_token(runs, None)[1].values()
+    plain = seconds_a_token(benchmark, backend, None).values()
     return tokens * sum(plain) / len(plain)
 
 
@@ -179,16 +182,13 @@ def break_even(report: dict, draft: str, metrics: dict) -> str:
         f"**After how many tokens has the training paid?** It took {metrics['seconds']:,.0f} s. What writing its "
         f"{len(lengths)} answers ({sum(lengths):,} tokens) took was not recorded: at most what the verifier alone takes for so "
         "many tokens, one text at a time, in the runs that are compared. Saved by the draft that ships, live, every draft at "
-        "the K of its fewest seconds a token:",
+        "the K that makes most tokens a second, as on the [engine's page](../engine/README.md):",
         "",
     ]
     for backend in timed_steps(benchmark):
-        runs = [row for row in benchmark["rows"] if row["peer"] == backend]
-        cost = metrics["seconds"] + writing_at_most(sum(lengths), runs)
-        for rival in ("base", None):
-            change = saved(runs, draft, rival)
-            other = f"the base draft at K = {change['rivals_k']}" if rival else "the verifier alone"
-            said.append(
-                f"- {backend}, K = {change['k']}, against {other}, {cost:,.0f} s to earn back: {paid_after(change, cost)}."
-            )
+        cost = metrics["seconds"] + writing_at_most(sum(lengths), benchmark, backend)
+        k, of_base = (fastest(benchmark, backend, name) for name in (draft, "base"))
+        for rival, other in (("base", f"the base draft at K = {of_base}"), (None, "the verifier alone")):
+            paid = paid_after(saved(benchmark, backend, draft, rival), cost)
+            said.append(f"- {backend}, K = {k}, against {other}, {cost:,.0f} s to earn back: {paid}.")
     return "\n".join(said)
