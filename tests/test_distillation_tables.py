@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from specdec.files import write_jsonl
 from specdec.losses import LOSSES
 from specdec.terminal import Problem
 from studies.distillation import speed, tables
@@ -187,6 +188,33 @@ def test_trainings_of_one_budget_are_one_group_whenever_they_were_trained(tree):
         (folder / "metrics.json").write_text(json.dumps({**arms["tvd"], "settings": {**settings, **changes}}))
     grouped = tables.equal_budget()
     assert grouped["new"] == "new" and grouped["tvd"] == "tvd" and "other" not in grouped
+
+
+def test_the_loss_that_ships_was_chosen_of_those_trained_with_the_same_code(tree):
+    """And by what was held out: the losses stand in its order, those of a later commit by themselves."""
+    before, later = tables.chosen().split(" Those trained later ")
+    assert "on 10 answers, of the losses trained by then, was `tvdpp_position` 0.6291, `lk_alpha` 0.6252" in before
+    assert later.startswith("reached `reverse_kl` 0.6297, `js` 0.6275")
+    file = tree / tables.ARMS / "lk_alpha/metrics.json"
+    metrics = json.loads(file.read_text())
+    metrics["environment"]["commit"] = "0" * 40
+    metrics["held_out_overlap"]["after"] = 0.7
+    file.write_text(json.dumps(metrics))
+    before, later = tables.chosen().split(" Those trained later ")
+    assert "lk_alpha" not in before and later.startswith("reached `lk_alpha` 0.7000, `reverse_kl`")
+
+
+@pytest.mark.parametrize(
+    "runs, words",
+    [
+        ([["base", "kl"], ["tvd", "distilled"]], "no best of several"),
+        ([["base", "distilled"], ["tvd"]], "no best of several"),
+        ([["base", "tvd"], ["distilled", "js"]], "may be optimistic"),
+    ],
+)
+def test_numbers_on_prompts_that_chose_the_draft_are_called_optimistic(tree, runs, words):
+    write_jsonl(tables.ROWS, [{"conditions": {"drafts": dict.fromkeys(names)}} for names in runs])
+    assert words in tables.first_measured(DRAFT, {"tvd", "js"})
 
 
 @pytest.mark.parametrize("js, reason", [(0.66, True), (0.6, False)])

@@ -26,7 +26,7 @@ for loss in tvd nll lk_lambda lk_alpha tvdpp_position tvdpp tvdpp_sampled revers
   train $arms/$loss --loss $loss --limit 64 --eval-steps 8
 done
 
-# --- the draft that ships: the best loss on AT and general answers (15 minutes) ---
+# --- the draft that ships, on AT and general answers (15 minutes); its loss was best on held-out prompts when it was trained ---
 train adapters/distilled $general --loss tvdpp_position --passes 2 --eval-steps 12 --keep-rank 64
 
 # --- what they do to acceptance, on study 0's stored answers (25 minutes) ---
