@@ -473,7 +473,7 @@ def main() -> None:
     elif args.keep_rank and args.keep_rank >= args.lora_r:
         raise Problem(f"--keep-rank must be below the rank that is trained, {args.lora_r}.")
     if not args.dry_run:
-        check_output_dir(args.output_dir, pair.draft.id, args.overwrite)
+        check_output_dir(args.output_dir, args.overwrite)
     answers, args.sampled_at = answers_of(args, pair)
     train_rows, held_out_rows = split_answers(answers, args.eval_fraction, args.limit, args.seed)
     args.steps = args.max_steps or math.ceil(args.passes * math.ceil(len(train_rows) / args.batch_size))

@@ -9,9 +9,10 @@ TRL's DPOTrainer computes it, PEFT holds the adapter; the reference is the same 
 base is 4-bit NF4 (QLoRA: Dettmers et al. 2023, arXiv 2305.14314), on a CPU bf16, or float32 where it has no bf16 units.
 
     python train_dpo.py --dry-run      two optimizer steps: shows the plan, time and memory, writes nothing
-    python train_dpo.py                trains, and leaves the adapter in ./final_adapter
-    python train_dpo.py --resume       goes on from the last checkpoint of a stopped run
-    python train_dpo.py --loss sft     the control: the chosen answers alone, on the same prompts in the same batches
+    python train_dpo.py --overwrite    trains, and leaves the adapter in ./final_adapter, in the place of the one that ships
+    python train_dpo.py --overwrite --resume    goes on from the last checkpoint of that run, if it was stopped
+    python train_dpo.py --loss sft --output-dir adapters/mine
+                                       the control: the chosen answers alone, on the same prompts in the same batches
 """
 
 from __future__ import annotations
@@ -496,7 +497,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint of the same settings")
     parser.add_argument("--restart", action="store_true", help="drop the checkpoints of a stopped run and start over")
     parser.add_argument("--output-dir", type=Path, default=Path("final_adapter"), help="(default ./final_adapter)")
-    parser.add_argument("--overwrite", action="store_true", help="replace an adapter of another base model")
+    parser.add_argument("--overwrite", action="store_true", help="replace an adapter that is there")
     add_dataset_arguments(parser)
     parser.add_argument("--eval-fraction", type=float, default=0.05, help="share of prompts held out (default 0.05)")
     parser.add_argument("--limit", type=positive_int, metavar="N", help="train on the first N pairs; the held-out side stays")
@@ -547,7 +548,7 @@ def main() -> int | None:
     train_rows, held_out = training_rows(pairs, args.eval_fraction, args.seed, args.balance)
     pair = choose_pair(args)
     if not args.dry_run:
-        check_output_dir(args.output_dir, base_model(pair), args.overwrite)
+        check_output_dir(args.output_dir, args.overwrite)
     tokenizer = training_tokenizer(pair)
     sides = Sides(train_rows[: args.limit], held_out, tokenizer, args.max_length)
     if args.dry_run:

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from specdec.adapters import same_model
 from specdec.files import try_folder, write_whole
 from specdec.models import keep_freed_memory, load_model
 from specdec.provenance import ROOT
@@ -386,12 +385,15 @@ def _settings(folder: Path) -> dict | None:
     return metrics.get("settings") or metrics.get("conditions")
 
 
-def check_output_dir(output_dir: Path, base_model: str, overwrite: bool) -> None:
+def check_output_dir(output_dir: Path, overwrite: bool) -> None:
     """Refuses, before hours of work, a folder that cannot be written, or that holds what must not be lost.
 
+    Metrics without weights are what the repository keeps of most drafts: the command in them makes the weights again, in the
+    same folder, so it may be written.
+
     Raises:
-        Problem: the folder of the repository or of the dataset, or one above it; files that no training here wrote; an
-            adapter of another base model without `overwrite`; a parent that cannot be written.
+        Problem: the folder of the repository or of the dataset, or one above it; files that no training here wrote; the
+            weights of an adapter without `overwrite`; a parent that cannot be written.
     """
     folder = output_dir.resolve()
     for inside in (ROOT, Path.cwd(), CHECKPOINTS.resolve()):
@@ -402,10 +404,11 @@ def check_output_dir(output_dir: Path, base_model: str, overwrite: bool) -> None
         raise Problem(f"{output_dir} {reason}. Choose another --output-dir.")
     if folder.is_mount():  # it cannot be renamed, so an adapter could not be put in its place at once
         raise Problem(f"{output_dir} is a mounted disk. Name a folder in it, such as {output_dir / 'adapter'}.")
-    if _settings(folder) and not overwrite:
+    if (folder / "adapter_model.safetensors").exists() and not overwrite:
         before = (read_object(folder / "adapter_config.json") or {}).get("base_model_name_or_path")
-        if not same_model(before, base_model):
-            raise Problem(f"{output_dir} holds an adapter of {before}. Choose another --output-dir, or --overwrite.")
+        raise Problem(f"{output_dir} holds an adapter of {before}. Choose another --output-dir, or replace it by --overwrite.")
+    if (folder / "metrics.json").exists() and not (folder / "adapter_model.safetensors").exists():
+        say(f"{output_dir} holds the metrics of an adapter without its weights; this training replaces them")
     try:
         try_folder(folder.parent)
     except OSError as error:

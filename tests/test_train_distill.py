@@ -325,6 +325,19 @@ def test_a_folder_of_the_users_is_left_alone(cli, home, tiny, tmp_path):
     assert (tmp_path / "tuned" / "thesis.txt").read_text() == "mine"
 
 
+def test_an_adapter_is_not_replaced_without_being_asked(cli, home, tiny, tmp_path, monkeypatch):
+    """Of the same base model too, and before any model is loaded; --overwrite replaces it."""
+    assert cli(train_distill, *options(home, tiny, "--max-steps", 1))[0] == 0
+    before = (tmp_path / "tuned" / "adapter_model.safetensors").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(train_distill, "load_trainable", None)
+        for more in ((), ("--restart",), ("--adapter-path", "tuned")):
+            one_line(cli(train_distill, *options(home, tiny, "--max-steps", 2, *more)), "tuned holds an adapter", "--overwrite")
+    assert (tmp_path / "tuned" / "adapter_model.safetensors").read_bytes() == before
+    assert cli(train_distill, *options(home, tiny, "--max-steps", 2, "--overwrite"))[0] == 0
+    assert (tmp_path / "tuned" / "adapter_model.safetensors").read_bytes() != before
+
+
 def test_an_adapter_of_another_draft_is_not_gone_on_from(cli, home, tiny, tmp_path):
     assert cli(train_distill, *options(home, tiny, "--max-steps", 1))[0] == 0
     file = tmp_path / "tuned" / "adapter_config.json"

@@ -327,10 +327,10 @@ def test_resume_says_which_settings_differ(cli, tiny, home):
 
 
 def test_a_broken_training_leaves_the_good_adapter(cli, tiny, home, trained):
-    """Also: --restart drops a stopped run, the base may be spelled with a slash, an own adapter may be replaced."""
+    """Also: --restart drops a stopped run, the base may be spelled with a slash, an adapter may be replaced by --overwrite."""
     shutil.copytree(trained, "final_adapter")
     checkpoint = stopped_run()
-    more = ("--learning-rate", 1e30, "--warmup", 0, "--draft", tiny.draft + "/", "--restart")
+    more = ("--learning-rate", 1e30, "--warmup", 0, "--draft", tiny.draft + "/", "--restart", "--overwrite")
     status, _, err = cli(train_dpo, *options(tiny, *more))
     last = err.splitlines()[-1]
     assert status == 1 and "is not finite at step" in last and "--learning-rate" in last
@@ -381,12 +381,17 @@ def test_a_users_folder_is_refused_before_the_work(cli, tiny, home, monkeypatch,
     assert Path("mine/thesis.txt").read_text() == "years" and Path("dpo_clean.jsonl").exists()
 
 
-def test_another_models_adapter_is_not_overwritten(cli, tiny, home, trained):
+@pytest.mark.parametrize("more", [(), ("--restart",), ("--resume",)])
+def test_an_adapter_is_not_replaced_without_being_asked(cli, tiny, home, trained, monkeypatch, more):
+    """Of the same base model too, and before any model is loaded."""
     shutil.copytree(trained, "final_adapter")
-    write_whole(Path("final_adapter/adapter_config.json"), '{"base_model_name_or_path": "some/model"}')
-    status, _, err = cli(train_dpo, *options(tiny))
-    assert status == 1 and "some/model" in err and "--overwrite" in err
-    assert weights(Path("final_adapter"))
+    stopped_run()
+    monkeypatch.setattr(train_dpo, "load_to_train", None)
+    status, _, err = cli(train_dpo, *options(tiny, *more))
+    last = err.splitlines()[-1]
+    assert status == 1 and "error: final_adapter holds an adapter of" in last and "replace it by --overwrite" in last
+    good, kept = weights(trained), weights(Path("final_adapter"))
+    assert all(torch.equal(good[name], kept[name]) for name in good)
 
 
 def test_too_little_memory_is_refused_with_the_number(cli, tiny, home, monkeypatch):

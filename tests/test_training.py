@@ -19,10 +19,10 @@ def home(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def write_adapter(folder: Path, base: str = "some/model", note: str = "old") -> Path:
+def write_adapter(folder: Path, note: str = "old") -> Path:
     """An adapter as our scripts leave it, its weights replaced by a note."""
     folder.mkdir(parents=True)
-    write_whole(folder / "adapter_config.json", json.dumps({"base_model_name_or_path": base}))
+    write_whole(folder / "adapter_config.json", json.dumps({"base_model_name_or_path": "some/model"}))
     write_whole(folder / "metrics.json", json.dumps({"settings": {"loss": "dpo"}}))
     write_whole(folder / "adapter_model.safetensors", note)
     return folder
@@ -44,12 +44,22 @@ def hidden_files(folder: Path) -> list[str]:
 # --- a user's files ---------------------------------------------------------------------------------------------------
 
 
-def test_new_empty_and_own_folders_may_be_written(home):
+def test_new_and_empty_folders_may_be_written(home, capsys):
     Path("empty").mkdir()
-    write_adapter(Path("own"))
-    for name in ("new", "new/deep", "empty", "own"):
-        training.check_output_dir(Path(name), "some/model", overwrite=False)
-    assert sorted(path.name for path in home.iterdir()) == ["empty", "own"], "the check makes nothing"
+    for name in ("new", "new/deep", "empty"):
+        training.check_output_dir(Path(name), overwrite=False)
+    assert [path.name for path in home.iterdir()] == ["empty"], "the check makes nothing"
+    assert capsys.readouterr().err == ""
+
+
+def test_metrics_without_weights_may_be_written_over_and_it_is_said(home, capsys):
+    """What the repository keeps of most drafts; the command in the metrics makes their weights again."""
+    write_adapter(Path("mine"))
+    Path("mine/adapter_model.safetensors").unlink()
+    training.check_output_dir(Path("mine"), overwrite=False)
+    assert capsys.readouterr().err.splitlines() == [
+        "mine holds the metrics of an adapter without its weights; this training replaces them"
+    ]
 
 
 def a_thesis():
@@ -88,41 +98,35 @@ def a_link_to_a_thesis():
         (a_link_to_a_thesis, "holds thesis.txt"),
         (lambda: Path("mine").write_text("x"), "is a file"),
         (lambda: Path("mine").symlink_to("."), "more than an adapter"),
-        (lambda: write_adapter(Path("mine"), base="other/model"), "an adapter of other/model"),
+        (lambda: write_adapter(Path("mine")), "mine holds an adapter of some/model. .* or replace it by --overwrite"),
     ],
 )
 def test_what_must_not_be_lost_is_refused(home, prepare, fragment):
     prepare()
     before = sorted(str(path) for path in home.rglob("*"))
     with pytest.raises(Problem, match=fragment):
-        training.check_output_dir(Path("mine"), "some/model", overwrite=False)
+        training.check_output_dir(Path("mine"), overwrite=False)
     assert sorted(str(path) for path in home.rglob("*")) == before
 
 
 @pytest.mark.parametrize("name", [".", "..", "/", "checkpoints"])
 def test_the_folder_we_work_in_is_no_output(home, name):
     with pytest.raises(Problem, match="more than an adapter"):
-        training.check_output_dir(Path(name), "some/model", overwrite=True)
+        training.check_output_dir(Path(name), overwrite=True)
 
 
 def test_the_repository_is_no_output(home):
     for folder in (training.ROOT, training.ROOT.parent):
         with pytest.raises(Problem, match="more than an adapter"):
-            training.check_output_dir(folder, "some/model", overwrite=True)
+            training.check_output_dir(folder, overwrite=True)
 
 
-def test_overwrite_replaces_another_models_adapter_but_nothing_else(home):
-    write_adapter(Path("mine"), base="other/model")
-    training.check_output_dir(Path("mine"), "some/model", overwrite=True)
+def test_overwrite_replaces_an_adapter_but_nothing_else(home):
+    write_adapter(Path("mine"))
+    training.check_output_dir(Path("mine"), overwrite=True)
     Path("mine/thesis.txt").write_text("years")
     with pytest.raises(Problem, match="thesis"):
-        training.check_output_dir(Path("mine"), "some/model", overwrite=True)
-
-
-def test_a_base_folder_may_be_spelled_with_a_slash(home):
-    Path("base").mkdir()
-    write_adapter(Path("mine"), base="base")
-    training.check_output_dir(Path("mine"), "base/", overwrite=False)
+        training.check_output_dir(Path("mine"), overwrite=True)
 
 
 def test_an_adapter_replaces_its_predecessor_whole(home):

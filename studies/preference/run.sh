@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Study 0, every command in order, with its time on two cores. `make preference` runs it; run nothing beside it, for it takes times.
-# Measuring resumes where it was stopped. To measure again, move results/*.jsonl away first.
+# Measuring resumes where it was stopped. To measure again, move results/*.jsonl away first; to train again, the adapters.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 results=studies/preference/results
@@ -16,11 +16,15 @@ python preprocess_and_load_dataset.py | head -n 5 > $results/output/preprocess_a
 python train_dpo.py --dry-run 2>&1 | grep -E '^(pair|LoRA|[0-9,]+ of|the full)' > $results/output/train_dpo.txt
 
 # --- the drafts: the paper's, two controls of the same budget, and two trained again (65 + 25 + 45 + 48 + 25 minutes) ---
-python train_dpo.py
-python train_dpo.py --loss sft --output-dir adapters/sft
-python train_dpo.py --balance query_type --max-steps 118 --output-dir adapters/balanced
-python train_dpo.py --seed 43 --output-dir adapters/dpo-seed43
-python train_dpo.py --seed 43 --loss sft --output-dir adapters/sft-seed43
+train() { # FOLDER, then options; an adapter that is there stays
+  if [ -e "$1/adapter_model.safetensors" ]; then return; fi
+  python train_dpo.py --output-dir "$1" "${@:2}"
+}
+train final_adapter
+train adapters/sft --loss sft
+train adapters/balanced --balance query_type --max-steps 118
+train adapters/dpo-seed43 --seed 43
+train adapters/sft-seed43 --seed 43 --loss sft
 python test_trained_model.py --samples 3 --max-new-tokens 120 --json $results/trained_model.json  # 5 minutes
 
 # --- what they do to acceptance (15 + 20 + 70 minutes) ---
