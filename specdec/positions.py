@@ -3,6 +3,8 @@
 Rows of `evaluate_acceptance.py paired` hold, for every token x of the verifier's own answer, the probability
 min(1, q(x) / p(x)) that it came from the draft. Its expectation over x ~ p is Σ min(p, q), so means of it over tokens of one
 kind say how acceptance changed there, without reading any model again. No torch.
+
+A study's positions.py says which drafts it asks for, and writes what `analysed` returns.
 """
 
 from __future__ import annotations
@@ -11,8 +13,10 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from specdec.comparison import Measured, joined
 from specdec.intervals import mean_with_interval
 from specdec.models import QWEN_CODER
+from specdec.provenance import provenance
 from specdec.terminal import Problem
 from specdec.weights import converted
 
@@ -23,6 +27,7 @@ BUCKETS = ((1, 5), (6, 10), (11, 20), (21, 40), (41, 80), (81, 140), (141, 200))
 STOP = "the stop token"
 LIST_MARKER = re.compile(r"\s*(?:[-*•#]+|\d+|\d+\.|\d+\)|[-*•] \*\*|\*\*)\s*")  # a whole line so far
 FEWEST_PROMPTS = 8  # a kind of token that fewer prompts have is left out
+DOMAINS, SEED = ("at", "general"), 42
 
 
 def answers_tokenizer() -> Tokenizer:
@@ -130,3 +135,61 @@ def where(rows: list[dict], kinds: list[list[str]], drafts: list[str], seed: int
         "by_position": {name: compare(rows, buckets, name, seed) for name in drafts},
         "by_kind": {name: compare(rows, kinds, name, seed) for name in drafts},
     }
+
+
+def out_of_reach(rows: list[dict], kinds: list[list[str]], drafts: list[str]) -> dict[str, dict[str, int]]:
+    """Kind of token → how many the answers hold, and how many of them `drafts`, of one vocabulary, have no token for.
+
+    There q is zero, whatever the draft learnt. Any of the drafts may give it; empty where the rows, of an earlier version of
+    evaluate_acceptance.py, hold no q.
+    """
+    counts: dict[str, dict[str, int]] = {}
+    for row, of_row in zip(rows, kinds, strict=True):
+        known = [row["q"][name] for name in drafts if name in row["q"]]
+        if not known:
+            continue
+        highest = [max(values) for values in zip(*known, strict=True)]
+        for kind, q in zip(of_row, highest, strict=True):
+            count = counts.setdefault(kind, {"tokens": 0, "without": 0})
+            count["tokens"] += 1
+            count["without"] += q == 0
+    return counts
+
+
+def analysed(
+    measured: Measured, answers: list[dict], drafts: list[str], tokenizer: Tokenizer, names: Iterable[re.Pattern]
+) -> dict:
+    """What positions.json holds: by domain the changes of `where`, and `out_of_reach`, with what measured the rows.
+
+    Args:
+        measured: rows of `evaluate_acceptance.py paired`; those of the large sets that hold base and all of `drafts` count.
+        answers: of `specdec.answers.read_answers`; those at the temperature of the rows are read.
+        tokenizer, names: as in `kinds_by_row`.
+
+    Raises:
+        Problem: no such row of a domain.
+    """
+    patterns, temperature = list(names), measured.conditions.get("temperature")
+    tokens = {row["prompt"]: row["token_ids"] for row in answers if row["temperature"] == temperature}
+    result: dict = {
+        **provenance({"buckets": [list(bounds) for bounds in BUCKETS], "seed": SEED}),
+        "measured": {"paired": measured.environments()},
+    }
+    for domain in DOMAINS:
+        found = [row for row in joined(measured.rows) if row["domain"] == domain and row["source"] != "study0"]
+        rows = [row for row in found if {"base", *drafts} <= row["kept"].keys()]
+        if not rows:
+            raise Problem(
+                f"no {domain} rows of {', '.join(drafts)} in {measured.file}. Run evaluate_acceptance.py paired first."
+            )
+        kinds = kinds_by_row(rows, tokens, tokenizer, patterns)
+        result[domain] = where(rows, kinds, drafts, SEED)
+        if lacking := out_of_reach(rows, kinds, drafts):
+            result[domain]["out_of_reach"] = lacking
+    return result
+
+
+def print_kinds(found: dict[str, dict]) -> None:
+    """A line a kind of token, of one draft's `by_kind`."""
+    for kind, change in found.items():
+        print(f"{kind}: {change['share']:.1%} of tokens, {change['base']:.3f} {change['change']['mean']:+.4f}")

@@ -2,15 +2,17 @@
 
 import re
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from domains.at import names
-from specdec.positions import STOP, bucket_of, compare, kinds_by_row, kinds_of, where
+from specdec.positions import STOP, analysed, bucket_of, compare, kinds_by_row, kinds_of, out_of_reach, where
 from specdec.terminal import Problem
-from studies.distillation.positions import lasting, out_of_reach
+from studies.distillation.positions import lasting
 
 NAMES = [pattern for kind in names().values() for pattern in kind.values()]
+TOKENIZER: Any = SimpleNamespace(decode=lambda ids: {1: "word", 2: ".", 3: ""}[ids[0]])
 
 
 def test_every_token_has_the_kind_that_a_reader_would_give_it():
@@ -67,14 +69,13 @@ def test_a_name_is_a_kind_only_where_its_pattern_is_given():
 
 def test_rows_are_read_with_the_texts_of_their_own_answers():
     """Eight prompts, whose answers differ: the kinds follow the answer, for every draft that is asked for."""
-    tokenizer = SimpleNamespace(decode=lambda ids: {1: "word", 2: ".", 3: ""}[ids[0]])
     rows, answers = [], {}
     for number in range(8):
         answers[f"prompt {number}"] = [1, 2, 3] if number % 2 else [1, 3]
         kept = [0.5] * len(answers[f"prompt {number}"])
         raised = [*kept[:-1], 0.9]
         rows.append({"prompt": f"prompt {number}", "kept": {"base": kept, "new": raised, "other": [0.4] * len(kept)}})
-    found = where(rows, kinds_by_row(rows, answers, tokenizer, iter(NAMES)), ["new", "other"], seed=0)
+    found = where(rows, kinds_by_row(rows, answers, TOKENIZER, iter(NAMES)), ["new", "other"], seed=0)
     changes = {kind: round(one["change"]["mean"], 6) for kind, one in found["by_kind"]["new"].items()}
     assert changes == {"beginning of a word": 0.0, STOP: 0.4}, "punctuation, in four prompts, is left out"
     assert found["by_kind"]["new"][STOP]["share"] == 8 / 20 and found["prompts"] == 8
@@ -92,3 +93,45 @@ def test_tokens_that_no_draft_has_are_counted_by_kind():
     kinds = [["beginning of a word", "line break"], ["line break", "line break"]]
     word, line_break = {"tokens": 1, "without": 0}, {"tokens": 3, "without": 2}
     assert out_of_reach(rows, kinds, ["base", "new"]) == {"beginning of a word": word, "line break": line_break}
+    assert out_of_reach([{"q": {}}], kinds[:1], ["base", "new"]) == {}
+
+
+def measured_rows(domains: tuple[str, ...], q: bool) -> Any:
+    """Eight prompts of each domain, as a `Measured` holds them, and beside them rows that do not count."""
+    rows = []
+    for domain in domains:
+        for number in range(10):
+            row = {"prompt": f"{domain} {number}", "domain": domain, "source": "written", "overlap": {}}
+            row["kept"] = {"base": [0.5, 0.5], "new": [0.6, 0.5]}
+            row["q"] = {"base": [0.1, 0.0], "new": [0.1, 0.0]} if q else {}
+            rows.append(row)
+        rows[-1]["source"] = "study0"
+        rows[-2]["kept"] = {"base": [0.5, 0.5]}  # its run of `new` was stopped
+    return SimpleNamespace(rows=rows, conditions={"temperature": 0.7}, environments=lambda: ["machine"], file="paired.jsonl")
+
+
+def answers_of(measured: Any) -> list[dict]:
+    """Each prompt's at the temperature of the rows, and behind it a longer one at another."""
+    found = []
+    for row in measured.rows:
+        found.append({"prompt": row["prompt"], "temperature": 0.7, "token_ids": [1, 3]})
+        found.append({"prompt": row["prompt"], "temperature": 1.0, "token_ids": [1, 1, 2]})
+    return found
+
+
+@pytest.mark.parametrize("q", [True, False])
+def test_an_analysis_takes_the_rows_of_all_drafts_and_their_answers(q):
+    measured = measured_rows(("at", "general"), q)
+    found = analysed(measured, answers_of(measured), ["new"], TOKENIZER, iter(NAMES))
+    assert found["measured"] == {"paired": ["machine"]} and found["conditions"]["seed"] == 42
+    for domain in ("at", "general"):
+        assert found[domain]["prompts"] == 8
+        assert found[domain]["by_kind"]["new"]["beginning of a word"]["change"]["mean"] == pytest.approx(0.1)
+        lacking = {"beginning of a word": {"tokens": 8, "without": 0}, STOP: {"tokens": 8, "without": 8}}
+        assert found[domain].get("out_of_reach") == (lacking if q else None)
+
+
+def test_an_analysis_without_rows_of_a_domain_is_one_line():
+    measured = measured_rows(("at",), q=True)
+    with pytest.raises(Problem, match="no general rows of new in paired.jsonl. Run evaluate_acceptance.py paired"):
+        analysed(measured, answers_of(measured), ["new"], TOKENIZER, NAMES)
