@@ -61,19 +61,26 @@ def describe_measured(path: str | None, digest: str | None) -> dict | None:
 
 def discover_adapters(draft_id: str, root: Path = Path()) -> dict[str, str]:
     """name → path of every adapter of the draft `draft_id`: those in adapters/, by the names of their folders, and
-    final_adapter, the study's own, as "dpo". Paths are relative to the current directory.
+    final_adapter, the study's own, as "dpo". Paths are relative to the current directory. Folders that hold metrics and no
+    weights, as the repository keeps some, are left out, and a line says which.
 
     Raises:
         Problem: as `describe_adapter`; two of them of one name, or one with a name that is no draft's.
     """
     found: dict[str, str] = {}
+    without = []
     folders = sorted(path.parent for path in (root / FOLDER).glob("*/metrics.json"))
     for name, path in [("dpo", root / STUDYS_OWN), *((folder.name, folder) for folder in folders)]:
         if describe_adapter(path).get("base_model") != draft_id:
             continue
+        if not (path / "adapter_model.safetensors").is_file():
+            without.append(str(path))
+            continue
         if name in found or name in ("base", "verifier"):
             raise Problem(f"{path} has the name of another draft. Give the folder another name.")
         found[name] = str(path)
+    if without:
+        say(f"left out, for their weights are not here: {', '.join(without)} (the command in metrics.json makes them)")
     return found
 
 

@@ -18,7 +18,7 @@ from test_exactness import NEVER, Case, reference_probs, settings
 import evaluate_acceptance
 import generate_answers
 from specdec import models
-from specdec.adapters import discover_adapters
+from specdec.adapters import adapter_digest, discover_adapters
 from specdec.alignment import draft_probs, overlap_and_kept, verifier_probs
 from specdec.comparison import PAIRED_KEYS, Measured, agreement, compare_drafts, joined, replayed
 from specdec.engine import Engine
@@ -533,20 +533,39 @@ def test_numbers_out_of_range_are_refused(steps, arguments):
 # --- drafts by discovery ----------------------------------------------------------------------------------------------
 
 
-def metrics(folder: Path, base_model: str) -> None:
+def described(folder: Path, base_model: str) -> None:
+    """An adapter as discovery sees it."""
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps({"settings": {"base_model": base_model, "loss": "kl"}}))
+    (folder / "adapter_model.safetensors").write_text("weights")
 
 
 def test_adapters_of_this_draft_are_discovered(tmp_path):
-    metrics(tmp_path / "final_adapter", "ours")
-    metrics(tmp_path / "adapters" / "b", "ours")
-    metrics(tmp_path / "adapters" / "a", "ours")
-    metrics(tmp_path / "adapters" / "of-another-draft", "theirs")
+    described(tmp_path / "final_adapter", "ours")
+    described(tmp_path / "adapters" / "b", "ours")
+    described(tmp_path / "adapters" / "a", "ours")
+    described(tmp_path / "adapters" / "of-another-draft", "theirs")
     (tmp_path / "adapters" / "no-metrics").mkdir()
     found = discover_adapters("ours", tmp_path)
     assert list(found.items()) == [(name, str(tmp_path / path)) for name, path in NAMES]
     assert list(discover_adapters("theirs", tmp_path)) == ["of-another-draft"]
+
+
+def test_metrics_without_weights_are_left_out_and_named(tmp_path, capsys):
+    """The repository keeps those of some drafts; `--drafts all` measures the others."""
+    described(tmp_path / "final_adapter", "ours")
+    for name in ("kl", "base"):
+        described(tmp_path / "adapters" / name, "ours")
+        (tmp_path / "adapters" / name / "adapter_model.safetensors").unlink()
+    assert list(discover_adapters("ours", tmp_path)) == ["dpo"], "nor does such a folder's name matter"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(tmp_path / "adapters/kl") in line and str(tmp_path / "adapters/base") in line and "final_adapter" not in line
+
+
+def test_every_discovered_draft_of_the_repository_has_weights(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    drafts = evaluate_acceptance.chosen_drafts(["all"], models.PAIRS["smollm2-qwen"])
+    assert all(adapter_digest(path) for name, path in drafts.items() if name != "base") and "distilled" in drafts
 
 
 NAMES = (("dpo", "final_adapter"), ("a", "adapters/a"), ("b", "adapters/b"))
@@ -554,14 +573,14 @@ NAMES = (("dpo", "final_adapter"), ("a", "adapters/a"), ("b", "adapters/b"))
 
 @pytest.mark.parametrize("name", ["dpo", "base", "verifier"])
 def test_a_folder_with_anothers_name_is_refused(tmp_path, name):
-    metrics(tmp_path / "final_adapter", "ours")
-    metrics(tmp_path / "adapters" / name, "ours")
+    described(tmp_path / "final_adapter", "ours")
+    described(tmp_path / "adapters" / name, "ours")
     with pytest.raises(Problem, match="name of another draft"):
         discover_adapters("ours", tmp_path)
 
 
 def test_metrics_that_cannot_be_read_are_named(tmp_path):
-    metrics(tmp_path / "adapters" / "a", "ours")
+    described(tmp_path / "adapters" / "a", "ours")
     (tmp_path / "adapters" / "a" / "metrics.json").write_text("{")
     with pytest.raises(Problem, match="metrics.json cannot be read"):
         discover_adapters("ours", tmp_path)
