@@ -55,9 +55,26 @@ def test_pages_agree_with_the_results(cli, monkeypatch, study):
     assert status == 0, err
 
 
-def test_nothing_waits_to_be_measured():
-    for page in PAGES:
-        assert "Not measured yet" not in page.read_text(encoding="utf-8"), page
+# Parts of pages that may say "not measured yet". This list can only shrink: whoever measures one takes it out.
+OPEN = {
+    "README.md": ["row code"],
+    "studies/code/README.md": ["answer", "outcomes", "tuning", "disparity", "lengths"],
+}
+
+
+def open_parts(text: str) -> list[str]:
+    """The marked parts of a page that say "not measured yet", in order; of text outside of them the line that does."""
+    marked = re.compile(r"<!-- ([^/][^>]*?) -->(.*?)<!-- /\1 -->", re.DOTALL)
+    inside = [name for name, body in marked.findall(text) if "not measured yet" in body.lower()]
+    outside = [line for line in marked.sub("", text).splitlines() if "not measured yet" in line.lower()]
+    return inside + outside
+
+
+def test_nothing_waits_to_be_measured_but_what_is_listed():
+    found = {str(page.relative_to(ROOT)): open_parts(page.read_text(encoding="utf-8")) for page in PAGES}
+    assert {page: parts for page, parts in found.items() if parts} == OPEN, "measured since, or new: see OPEN"
+    page = "<!-- a -->not Measured yet<!-- /a --> <!-- b -->0.5<!-- /b -->\nIt is Not measured yet."
+    assert open_parts(page) == ["a", "It is Not measured yet."]
 
 
 def test_every_marked_part_has_one_writer():
