@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LONGEST_K = 8  # the report's largest draft length
-GOELS_K = (3, 5)  # the draft lengths of study 2, which reports τ and the memory-bound speed-up
+GOELS_K = (3, 5)  # the draft lengths at which study 2 reports the memory-bound speed-up
 PROMPT_FILES = ("domains/study0.jsonl", "domains/at.jsonl", "domains/general.jsonl")
 NOT_OF_THE_PROMPT = ("temperature", "top_p", "token_ids", "probs", "seed", "run_id", "tools", "messages")  # of an answer's row
 LIVE_METRICS = ("acceptance_rate", "expected_acceptance", "block_efficiency", "tokens_per_second")
@@ -307,7 +307,7 @@ def report(args: argparse.Namespace) -> None:
             for metric in ("acceptance_rate", "block_efficiency")
         },
         "replayed_by_k": {k: means_by_group(pick(replay, "block_efficiency")) for k, replay in sorted(replays.items())},
-        "tau": {k: compare_drafts(pick(replays[k], "block_efficiency"), args.seed) for k in GOELS_K},
+        "tau": {k: compare_drafts(pick(replay, "block_efficiency"), args.seed) for k, replay in sorted(replays.items())},
         "mbsu": {k: memory_bound_speedup(pick(replays[k], "block_efficiency"), k, counts, tables, args.seed) for k in GOELS_K},
     }
     if runs := measured_live.rows:

@@ -157,7 +157,12 @@ def out_of_reach(rows: list[dict], kinds: list[list[str]], drafts: list[str]) ->
 
 
 def analysed(
-    measured: Measured, answers: list[dict], drafts: list[str], tokenizer: Tokenizer, names: Iterable[re.Pattern]
+    measured: Measured,
+    answers: list[dict],
+    drafts: list[str],
+    tokenizer: Tokenizer,
+    names: Iterable[re.Pattern],
+    domains: Iterable[str] = DOMAINS,
 ) -> dict:
     """What positions.json holds: by domain the changes of `where`, and `out_of_reach`, with what measured the rows.
 
@@ -175,7 +180,7 @@ def analysed(
         **provenance({"buckets": [list(bounds) for bounds in BUCKETS], "seed": SEED}),
         "measured": {"paired": measured.environments()},
     }
-    for domain in DOMAINS:
+    for domain in domains:
         found = [row for row in joined(measured.rows) if row["domain"] == domain and row["source"] != "study0"]
         rows = [row for row in found if {"base", *drafts} <= row["kept"].keys()]
         if not rows:

@@ -107,7 +107,7 @@ def test_the_control_trains_on_chosen_answers_alone(cli, tiny, home):
         rows = list(read_jsonl("dpo_clean.jsonl"))[:12]
         rows.append({"prompt": "question? " * 60, "chosen": "NVDA."})
         write_jsonl("dpo_clean.jsonl", [{**row, "rejected": rejected} for row in rows])
-        more = ("--loss", "sft", "--max-steps", 3, "--max-length", 100, "--lora-r", 128)
+        more = ("--loss", "sft", "--max-steps", 3, "--max-length", 100, "--lora-r", 128, "--overwrite")
         status, _, err = cli(train_dpo, *options(tiny, *more))
         assert status == 0 and "1 rows are left out: TRL drops a row" in err
         found.append(weights(home / "final_adapter"))

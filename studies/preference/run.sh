@@ -46,6 +46,7 @@ small() { # PAIR: the same training and the same 32 prompts
   python evaluate_acceptance.py paired --pair "$1" --results-dir $results/small/$1 --answers $results/answers.jsonl \
     --prompts domains/at.jsonl --per-type 8 --drafts base dpo="$draft"
   python evaluate_acceptance.py report --results-dir $results/small/$1 --prompts domains/at.jsonl --per-type 8
+  python -m studies.preference.positions --results-dir $results/small/$1 --domains at
 }
 small smollm2-qwen
 small qwen-coder
