@@ -10,7 +10,17 @@ import pytest
 from specdec.files import write_jsonl
 from specdec.terminal import Problem
 from studies.domains import analysis, tables
-from studies.domains.analysis import all_changes, claims, fields_of, measured, opponents, scaling, square
+from studies.domains.analysis import (
+    CLAIMS,
+    all_changes,
+    claims,
+    fields_of,
+    measured,
+    opponents,
+    scaling,
+    square,
+    white_box_losses,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 SETTINGS = {
@@ -36,19 +46,47 @@ DRAWN = {
         "words of five letters or more, by prompts": {"cells": 9},
     },
 }
-GAINS = {"users": 0.03, "nll": 0.02, "synthetic": 0.027, "online": 0.01, "more": 0.05}
+GAINS = {"users": 0.03, "nll": 0.02, "kl": 0.015, "synthetic": 0.027, "online": 0.01, "more": 0.05}
 
 
 def settings_of(name: str) -> dict:
     changed = {
         "users": {},
         "nll": {"loss": "nll"},
+        "kl": {"loss": "kl"},
         "synthetic": {"source": ["magpie"]},
         "online": {"data": "online"},
-        "more": {"answers": 120},
+        "more": {"answers": 120, "answers_sha256": "1"},
         "mixed": {"domain": ["at", "biology"], "source": ["pairs", "written"]},
     }
     return {**SETTINGS, **changed[name]}
+
+
+def write_results(folder: Path, domain: str, drafts: dict[str, dict], gains: dict[str, float]) -> Path:
+    """A results folder in which `drafts` (name → settings) were measured on 20 prompts of `domain` and 20 general ones."""
+    rng = random.Random(0)
+    conditions = {"drafts": {"base": None, **{name: name for name in drafts}}, "adapters": {}}
+    header = {"run_id": "a", "command": "python x", "conditions": conditions, "environment": {"commit": "c" * 40}}
+    rows = []
+    for number in range(40):
+        asked, base = (domain, "general")[number % 2], rng.uniform(0.4, 0.7)
+        gained = 1 if asked == domain else -0.5
+        overlap = {name: base + gained * gains.get(name, 0.01) + rng.gauss(0, 0.001) for name in drafts}
+        values = {"base": base, **overlap}
+        row = {"prompt": f"{asked} {number}?", "domain": asked, "query_type": "technical", "source": "written"}
+        rows.append({**row, "overlap": values, "kept": {name: [0.5] for name in values}, "run_id": "a"})
+    folder.mkdir(parents=True, exist_ok=True)
+    write_jsonl(folder / "paired.jsonl", [header, *rows])
+    means = {"base": 2.0, **dict.fromkeys(drafts, 2.5)}
+    report = {
+        "conditions": {"draft": SETTINGS["base_model"]},
+        "drafts": {"base": None, "dpo": {"loss": "dpo", "path": "x"}, **drafts},
+        "replayed": {"block_efficiency": {asked: {"prompts": 20, "means": means} for asked in (domain, "general")}},
+        "measured": {"paired": []},
+        "shared_mass": {domain: 0.95, f"{domain}: technical": 0.9},
+    }
+    (folder / "acceptance.json").write_text(json.dumps(report))
+    return folder
 
 
 @pytest.fixture
@@ -56,28 +94,7 @@ def folder(tmp_path):
     """`folder(names)` → a results folder in which these drafts were measured on 20 biology and 20 general prompts."""
 
     def write(names: list[str]) -> Path:
-        rng = random.Random(0)
-        conditions = {"drafts": {"base": None, **{name: name for name in names}}, "adapters": {}}
-        header = {"run_id": "a", "command": "python x", "conditions": conditions, "environment": {"commit": "c" * 40}}
-        rows = []
-        for number in range(40):
-            domain, base = ("biology", "general")[number % 2], rng.uniform(0.4, 0.7)
-            gained = 1 if domain == "biology" else -0.5
-            overlap = {name: base + gained * GAINS.get(name, 0.01) + rng.gauss(0, 0.001) for name in names}
-            values = {"base": base, **overlap}
-            row = {"prompt": f"{domain} {number}?", "domain": domain, "query_type": "technical", "source": "written"}
-            rows.append({**row, "overlap": values, "kept": {name: [0.5] for name in values}, "run_id": "a"})
-        write_jsonl(tmp_path / "paired.jsonl", [header, *rows])
-        means = {"base": 2.0, **dict.fromkeys(names, 2.5)}
-        report = {
-            "conditions": {"draft": SETTINGS["base_model"]},
-            "drafts": {"base": None, "dpo": {"loss": "dpo", "path": "x"}, **{name: settings_of(name) for name in names}},
-            "replayed": {"block_efficiency": {domain: {"means": means} for domain in ("biology", "general")}},
-            "measured": {"paired": []},
-            "shared_mass": {"biology": 0.95, "biology: technical": 0.9},
-        }
-        (tmp_path / "acceptance.json").write_text(json.dumps(report))
-        return tmp_path
+        return write_results(tmp_path, "biology", {name: settings_of(name) for name in names}, GAINS)
 
     return write
 
@@ -105,37 +122,69 @@ def test_a_report_that_is_older_than_its_rows_is_refused(folder):
         measured(results)
 
 
+def test_only_the_prompts_of_the_report_count(folder):
+    """As in study 2: one draft was measured on prompts that the report leaves out, and has one change on both pages."""
+    results = folder(["users", "nll"])
+    lines = (results / "paired.jsonl").read_text().splitlines()
+    other = json.loads(lines[-1])
+    other["prompt"], other["overlap"] = "another general one?", {"base": 0.1, "users": 0.9}
+    (results / "paired.jsonl").write_text("\n".join([*lines, json.dumps(other)]) + "\n")
+    for arm in measured(results):
+        assert len(arm["overlap"]["general"]) == 20 and other["prompt"] not in arm["overlap"]["general"]
+    other["overlap"]["nll"] = 0.5
+    (results / "paired.jsonl").write_text("\n".join([*lines, json.dumps(other)]) + "\n")
+    with pytest.raises(Problem, match="acceptance.json is older than the rows of general, or of some"):
+        measured(results)
+
+
 def test_a_claim_compares_drafts_that_differ_in_its_field_alone(folder):
     arms = measured(folder(list(GAINS)))
-    names = {claim: opponents(arms, claim, "biology") for claim in analysis.CLAIMS}
+    names = {claim: opponents(arms, contrast, "biology") for claim, contrast in CLAIMS.items()}
     assert {claim: (found[0]["name"], found[1]["name"]) for claim, found in names.items()} == {
         "offline over online": ("users", "online"),
-        "white-box over black-box": ("users", "nll"),
-        "synthetic queries over users' queries": ("synthetic", "users"),
+        "white-box over black-box, by KL": ("kl", "nll"),
+        "white-box over black-box, by TVD++": ("users", "nll"),
+        "synthetic queries over queries as users ask": ("synthetic", "users"),
         "most data over least": ("more", "users"),
     }
-    assert opponents(arms, "offline over online", "at") is None
-    assert opponents([{**arm, "passes": arm["answers"]} for arm in arms], "most data over least", "biology") is None
+    online, white_box = CLAIMS["offline over online"], CLAIMS["white-box over black-box, by TVD++"]
+    synthetic, amount = CLAIMS["synthetic queries over queries as users ask"], CLAIMS["most data over least"]
+    assert opponents(arms, online, "at") is None
+    assert opponents([{**arm, "passes": arm["answers"]} for arm in arms], amount, "biology") is None
     for field, value in {"from_adapter": "dpo", "all_weights": True, "verifier": "another", "top_p": 0.9}.items():
         other = [{**arm, field: value} if arm["name"] == "nll" else arm for arm in arms]
-        assert opponents(other, "white-box over black-box", "biology") is None, field
+        assert opponents(other, white_box, "biology") is None, field
     others = [{**arm, "answers_sha256": "1"} if arm["name"] in ("nll", "synthetic", "more") else arm for arm in arms]
-    assert opponents(others, "white-box over black-box", "biology") is None, "equally many answers, but not the same"
-    assert opponents(others, "synthetic queries over users' queries", "biology") is not None
-    assert opponents(others, "most data over least", "biology") is not None
+    assert opponents(others, white_box, "biology") is None, "equally many answers, but not the same"
+    assert opponents(others, synthetic, "biology") is not None
+    assert opponents(others, amount, "biology") is not None
     apart = [{**arm, "folder": arm["name"]} for arm in arms]
-    assert opponents(apart, "offline over online", "biology") is None, "the base draft was measured under other conditions"
+    assert opponents(apart, online, "biology") is None, "the base draft was measured under other conditions"
 
 
 def test_the_ratios_are_those_of_the_gains(folder):
     found = claims(measured(folder(["users", "synthetic"])), seed=0)
     assert found["offline over online"] == {"domains": {}, "together": None}
-    one = found["synthetic queries over users' queries"]["domains"]["biology"]
+    one = found["synthetic queries over queries as users ask"]["domains"]["biology"]
     assert one["prompts"] == 20 and one["above"] == "synthetic" and one["below"] == "users"
     assert one["gains"]["ratio"] == pytest.approx(0.027 / 0.03, abs=0.03)
     assert one["levels"]["ratio"] == pytest.approx(one["means"]["above"] / one["means"]["below"])
     assert one["levels"]["interval"][1] < 1 and one["gains"]["interval"][0] > 0.8
-    assert found["synthetic queries over users' queries"]["together"]["prompts"] == 20
+    assert found["synthetic queries over queries as users ask"]["together"]["prompts"] == 20
+
+
+def test_every_white_box_loss_is_asked_the_first_one_first(folder):
+    arms = measured(folder([name for name in GAINS if name != "synthetic"]))
+    better = [arm for arm in arms if arm["name"] == "users"][0]["overlap"]
+    less = {domain: {prompt: (base, own - 0.002) for prompt, (base, own) in found.items()} for domain, found in better.items()}
+    arms += [{**arm, "name": "tvd", "loss": "tvd", "overlap": less} for arm in arms if arm["name"] == "users"]
+    found = white_box_losses(arms, seed=0)
+    assert [row["loss"] for row in found["biology"]] == ["kl", "tvd", analysis.LOSS]
+    first, best = found["biology"][0], found["biology"][-1]
+    assert first["levels"]["interval"][1] < 1 < best["levels"]["interval"][0]
+    assert first["gains"]["ratio"] == pytest.approx(0.015 / 0.02, abs=0.05)
+    assert (first["above"], first["below"], first["answers"]) == ("kl", "nll", [40, 40])
+    assert white_box_losses([arm for arm in arms if arm["loss"] != "nll"], seed=0) == {}
 
 
 def test_the_square_shows_forgetting_and_scaling_needs_two_sizes(folder):
@@ -203,35 +252,43 @@ def part(text: str, name: str) -> str:
 def test_with_everything_measured_the_page_says_all(cli, page):
     own, front = page(cli, list(GAINS))
     table = part(own, "claims")
-    assert table.count("| biology | 20 |") == 4 and "not measured" not in table
+    assert table.count("| biology | 20 |") == 5 and "not measured" not in table
     said = part(own, "answer")
-    assert (
-        said.startswith("\n**Offline over online, on biology: holds")
-        and "white-box over black-box, on biology: holds" in said
-        and "synthetic queries reach less, as they say" in said
-    )
-    assert "Clearly below the base draft: biology I on general" in part(own, "reading")
+    claimed = "\n**Mean Σ min(p, q) as a ratio: white-box over black-box depends on the loss: by KL 0.9"
+    assert said.startswith(claimed) and "on biology, by TVD++ 1.0" in said
+    assert "; offline over online: holds, 1.0" in said and "synthetic queries reach less, as they say" in said
+    assert "Not measured" not in said
+    assert "Forgotten: biology I on general" in part(own, "reading")
+    assert "another: 0 of 2 changes clearly above zero, 2 clearly below" in part(own, "reading")
     assert "40 answers +0.0" in part(own, "figure scaling") and "](figures/scaling.png)" in part(own, "figure scaling")
     assert "| biology | 96 | 64 | too short 20, near another query 12 | 41 | 60 |" in part(own, "queries")
     assert "- biology, commonest first two words: how do 40, what is 20" in part(own, "queries")
     assert part(own, "arms").count("| biology I | nll | offline | 40 |") == 2
-    assert "offline over online: mean Σ min(p, q) is 1.0" in part(front, "row domains")
-    assert "of drafts on their own domain: biology from users' queries +0.0" in part(front, "row domains")
+    assert part(own, "by loss").index("| `kl` | biology | 40 | 20 |") < part(own, "by loss").index(f"| `{analysis.LOSS}` |")
+    assert "40 biology answers in 2 passes +0.0" in part(own, "expected") and "120 biology answers" in part(own, "expected")
+    row = part(front, "row domains")
+    assert row.startswith("Mean Σ min(p, q) as a ratio: white-box over black-box depends on the loss: by KL 0.9")
+    assert "of a draft that learnt from queries written as users ask: biology +0.0" in row
+    assert "of a draft that learnt from synthetic queries: biology +0.0" in row and "users' queries" not in row
 
 
 def test_with_one_draft_a_part_says_what_is_missing_and_no_number(cli, page):
     own, front = page(cli, ["users"])
-    assert part(own, "claims").count("| not measured | – | – | – |") == 4
-    assert "Claims that wait for one of their two arms: offline over online; white-box" in part(own, "answer")
+    assert part(own, "claims").count("| not measured | – | – | – |") == 5
+    assert "Not measured: offline over online; white-box over black-box, by KL; white-box" in part(own, "answer")
     assert part(own, "figure scaling").strip() == "No domain has drafts of two sizes so far."
-    assert "No claim has both of its drafts yet" in part(front, "row domains")
+    assert "No claim has both of its drafts yet; change on" in part(front, "row domains")
     assert part(own, "queries").strip() == "The verifier has written no queries so far."
 
 
 def test_with_nothing_measured_no_number_is_made_up(cli, page):
     own, _ = page(cli, [])
-    assert part(own, "claims").count("not measured") == 4
-    assert "The square has 0 drafts so far" in part(own, "reading") and "on the others: not measured" in part(own, "reading")
+    assert part(own, "claims").count("not measured") == 5
+    assert (
+        part(own, "reading").strip()
+        == "The square has 0 drafts. On a domain that a draft learnt: not measured. On another: not measured."
+    )
+    assert "No draft of one domain" in part(own, "expected") and "No domain has a white-box draft" in part(own, "by loss")
     assert "Not measured yet" in part(own, "figure square")
 
 

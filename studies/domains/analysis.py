@@ -4,7 +4,8 @@ Reads acceptance.json and paired.jsonl of every folder in FOLDERS that has them,
 results/study.json. What is not measured yet is left out, and said. No torch.
 
 A draft is what its metrics.json says it is: domain, whose prompts (the scenario), loss, whose text (offline, online), number of
-answers. Two drafts are compared where they differ in one of these alone, on the prompts of their domain, paired.
+answers. Two drafts are compared where they differ in one of these alone, on the prompts of their domain, paired. Whether
+white-box beats black-box depends on the white-box loss, so that claim is asked of every one that was trained.
 
     python -m studies.domains.analysis
 """
@@ -28,7 +29,9 @@ from specdec.terminal import Problem, put_json, run, say
 HERE = Path("studies/domains")
 # Study 2's arms are trained on AT prompts: what they say of the claims is theirs to say here too.
 FOLDERS = (HERE / "results", HERE / "results/same_family", Path("studies/distillation/results"))
-LOSS = "tvdpp_position"  # the white-box loss of this study's arms
+FIRST_LOSS = "kl"  # the white-box loss that was fixed first, before two drafts of a claim were measured; the paper's
+LOSS = "tvdpp_position"  # that of this study's arms, since study 2's losses had been compared held out
+BLACK_BOX = "nll"
 SCENARIOS = {  # the source of a training prompt → the scenario of the paper
     "pairs": "I",
     "written": "I",
@@ -62,10 +65,12 @@ FIELDS = (
     "batch_size",
     "seed",
 )
-CLAIMS = {  # name → (the field, its value above the ratio's line, its value below); None: the largest and the smallest
+Contrast = tuple[str, str | None, str | None]  # a field, its value above the ratio's line, its value below
+CLAIMS: dict[str, Contrast] = {  # None: the largest value and the smallest
     "offline over online": ("data", "offline", "online"),
-    "white-box over black-box": ("loss", LOSS, "nll"),
-    "synthetic queries over users' queries": ("scenario", "III", "I"),
+    "white-box over black-box, by KL": ("loss", FIRST_LOSS, BLACK_BOX),
+    "white-box over black-box, by TVD++": ("loss", LOSS, BLACK_BOX),
+    "synthetic queries over queries as users ask": ("scenario", "III", "I"),
     "most data over least": ("answers", None, None),
 }
 
@@ -79,32 +84,51 @@ def measured(folder: Path) -> list[dict]:
     Each has FIELDS, `answers_sha256`, `folder` and `name`, `overlap` (test domain → prompt → base's and its own Σ min(p, q))
     and `passes_at_k` (test domain → base's and its own tokens per pass).
 
+    Only prompts that the report is of: a draft has one change, here and on its own study's page.
+
     Raises:
-        Problem: prompts of a domain were measured after the report was made.
+        Problem: the report is not of these rows.
     """
     if not (folder / "acceptance.json").exists():
         return []
     report = load(folder / "acceptance.json")
-    rows = joined(Measured(folder / "paired.jsonl", PAIRED_KEYS).rows)
+    prompts = reported(folder, report)
     arms = []
     for name, settings in report["drafts"].items():
         if not settings or "answers_sha256" not in settings:  # the base draft, or one that did not learn from the verifier
             continue
         overlap: dict[str, dict[str, tuple[float, float]]] = {}
-        for row in rows:
-            if row["source"] != "study0" and {"base", name} <= row["overlap"].keys():
-                pair = (row["overlap"]["base"], row["overlap"][name])
-                overlap.setdefault(domain_of(row), {})[row["prompt"]] = pair
-        means = {group: one["means"] for group, one in report["replayed"]["block_efficiency"].items()}
-        if missing := sorted(overlap.keys() - means.keys()):
-            raise Problem(
-                f"{folder}/acceptance.json is older than the rows of {missing[0]}. Run evaluate_acceptance.py report."
-            )
-        overlap = {domain: prompts for domain, prompts in overlap.items() if name in means[domain]}  # measured on all of them
-        tokens = {domain: (means[domain]["base"], means[domain][name]) for domain in overlap}
+        tokens: dict[str, tuple[float, float]] = {}
+        for domain, rows in prompts.items():
+            means = report["replayed"]["block_efficiency"][domain]["means"]
+            if name in means:  # measured on all of the prompts
+                overlap[domain] = {row["prompt"]: (row["overlap"]["base"], row["overlap"][name]) for row in rows}
+                tokens[domain] = (means["base"], means[name])
         arm = {**fields_of(settings), "answers_sha256": settings["answers_sha256"], "folder": str(folder), "name": name}
         arms.append({**arm, "overlap": overlap, "passes_at_k": tokens})
     return arms
+
+
+def reported(folder: Path, report: dict) -> dict[str, list[dict]]:
+    """Domain → the rows of the prompts that `report` is of, those on which it has every one of its drafts.
+
+    A folder may hold rows of other prompts too, which `evaluate_acceptance.py report --prompts … --per-type N` left out.
+
+    Raises:
+        Problem: they are not as many as the report counts.
+    """
+    rows = joined(Measured(folder / "paired.jsonl", PAIRED_KEYS).rows)
+    groups = report["replayed"]["block_efficiency"]
+    found: dict[str, list[dict]] = {}
+    for domain in sorted({domain_of(row) for row in rows if row["source"] != "study0"}):
+        drafts = groups.get(domain, {"means": {}})["means"].keys()
+        found[domain] = [row for row in rows if domain_of(row) == domain and drafts <= row["overlap"].keys()]
+        if domain not in groups or len(found[domain]) != groups[domain]["prompts"]:
+            raise Problem(
+                f"{folder}/acceptance.json is older than the rows of {domain}, or of some of them. "
+                "Run evaluate_acceptance.py report with the options of its own command."
+            )
+    return found
 
 
 def fields_of(settings: dict) -> dict:
@@ -118,14 +142,14 @@ def fields_of(settings: dict) -> dict:
 # --- the claims -------------------------------------------------------------------------------------------------------
 
 
-def opponents(arms: list[dict], claim: str, domain: str) -> tuple[dict, dict] | None:
-    """The two arms of `domain` that differ in the claim's field alone, None where there are none.
+def opponents(arms: list[dict], contrast: Contrast, domain: str) -> tuple[dict, dict] | None:
+    """The two arms of `domain` that differ in the contrast's field alone, None where there are none.
 
     Losses, and whose text is learnt, are compared where both learnt from the same answers, not from equally many.
     Of several such pairs the one with most answers is taken, then that of scenario I, offline and of LOSS, then the first
     random seed. For the amount of data, the pair is the largest and the smallest.
     """
-    field, above, below = CLAIMS[claim]
+    field, above, below = contrast
     fixed = ["folder", *(name for name in FIELDS if name != field)]
     if field in ("loss", "data"):
         fixed.append("answers_sha256")
@@ -172,21 +196,43 @@ def mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
+def compared(arms: list[dict], contrast: Contrast, domain: str) -> tuple[dict, list[tuple[float, float, float]]] | None:
+    """(the names and budgets of the two drafts of `contrast`, their values on `domain`), None where one is not measured."""
+    found = opponents(arms, contrast, domain)
+    values = claim_values(*found, domain) if found else []
+    if not found or not values:
+        return None
+    top, bottom = found
+    return {"above": top["name"], "below": bottom["name"], "answers": [top["answers"], bottom["answers"]]}, values
+
+
 def claims(arms: list[dict], seed: int) -> dict[str, dict]:
     """Claim → its ratios in each domain that has the two arms, and over all of their prompts together."""
     result = {}
-    for claim in CLAIMS:
+    for claim, contrast in CLAIMS.items():
         by_domain: dict[str, dict] = {}
         together: list[tuple[float, float, float]] = []
         for domain in DOMAINS:
-            found = opponents(arms, claim, domain)
-            values = claim_values(*found, domain) if found else []
-            if found and values:
-                top, bottom = found
-                drafts = {"above": top["name"], "below": bottom["name"], "answers": [top["answers"], bottom["answers"]]}
+            if found := compared(arms, contrast, domain):
+                drafts, values = found
                 by_domain[domain] = {**ratios(values, seed), **drafts}
                 together += values
         result[claim] = {"domains": by_domain, "together": ratios(together, seed) if together else None}
+    return result
+
+
+def white_box_losses(arms: list[dict], seed: int) -> dict[str, list[dict]]:
+    """Domain → the ratios over black-box of each white-box loss trained as `nll` was; FIRST_LOSS first, then rising."""
+    losses = sorted({arm["loss"] for arm in arms} - {BLACK_BOX})
+    result: dict[str, list[dict]] = {}
+    for domain in DOMAINS:
+        rows = []
+        for loss in losses:
+            if found := compared(arms, ("loss", loss, BLACK_BOX), domain):
+                drafts, values = found
+                rows.append({"loss": loss, **ratios(values, seed), **drafts})
+        if rows:
+            result[domain] = sorted(rows, key=lambda row: (row["loss"] != FIRST_LOSS, row["levels"]["ratio"]))
     return result
 
 
@@ -301,9 +347,10 @@ def main() -> None:
     changes = all_changes(arms, args.seed)
     used = sorted({Path(arm["folder"]) for arm in arms})
     result = {
-        **provenance({"loss": LOSS, "seed": args.seed, "folders": [str(folder) for folder in used]}),
+        **provenance({"first_loss": FIRST_LOSS, "loss": LOSS, "seed": args.seed, "folders": [str(folder) for folder in used]}),
         "measured": environments(used),
         "claims": claims(arms, args.seed),
+        "losses": white_box_losses(arms, args.seed),
         "arms": changes,
         "square": square(changes),
         "scaling": scaling(changes),

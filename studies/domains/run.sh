@@ -1,43 +1,64 @@
 #!/usr/bin/env bash
-# Study 1, every command in order, with its time on two cores without bf16 units (100 GFLOP/s: the verifier reads or writes about
-# 30 tokens/s, and loading it takes 40 s). Each resumes where it was stopped. `bash studies/domains/run.sh 1` ends behind part 1.
+# Study 1, every command in order, with its time on two cores without bf16 units (100 GFLOP/s), where an answer of up to 200 tokens
+# takes the verifier 13 s and loading it 40 s. Each resumes where it was stopped. `bash studies/domains/run.sh 2` ends behind part 2.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-last=${1:-6}
+last=${1:-7}
 here=studies/domains
 answers=$here/answers queries=$here/queries drafts=$here/drafts results=$here/results
+study2=studies/distillation
 
 distill() { # NAME, then options; a draft that is there stays. Its weights (78 MB) are not in the repository.
   if [ -e "$drafts/$1/metrics.json" ]; then return; fi
   python train_distill.py --output-dir "$drafts/$1" --restart --batch-size 4 --passes 2 "${@:2}"
 }
 
-pages() { # the report of what is measured, the claims, the page: a minute
-  python evaluate_acceptance.py report --results-dir $results
+at() { # the same for a draft of study 2's AT answers, at study 2's budget: one pass
+  if [ -e "$study2/drafts/$1/metrics.json" ]; then return; fi
+  python train_distill.py --output-dir "$study2/drafts/$1" --restart --answers $study2/answers/at.jsonl --loss tvdpp_position "${@:2}"
+}
+
+pages() { # the claims and the page from what is measured: a minute
+  if [ -e "$results/paired.jsonl" ]; then python evaluate_acceptance.py report --results-dir $results; fi
   python -m studies.domains.analysis
   python -m studies.domains.tables
 }
 
-# --- part 1: biology, scenarios I and III, white-box and black-box, forgetting (40 minutes) ---
-# what the verifier answers: 48 + 16 + 16 answers of about 220 tokens (7 + 3 + 3 minutes)
+# --- part 1: AT. White-box and black-box are study 2's (its run.sh, before this); the draft's own text and fewer answers beside them,
+# --- measured on study 2's 32 prompts, in its folder (an hour) ---
+# 16 steps in which the draft writes and the verifier scores (half an hour), then 4 and 8 steps of 12 s (5 minutes with loading)
+at tvdpp_position_online --data online --limit 64 --eval-steps 8
+at tvdpp_position_16 --limit 16
+at tvdpp_position_32 --limit 32
+# 32 stored texts, three drafts (6 minutes)
+python evaluate_acceptance.py paired --results-dir $study2/results --answers studies/preference/results/answers.jsonl --per-type 8 \
+  --prompts domains/at.jsonl --drafts base tvdpp_position_online=$study2/drafts/tvdpp_position_online \
+  tvdpp_position_16=$study2/drafts/tvdpp_position_16 tvdpp_position_32=$study2/drafts/tvdpp_position_32
+python evaluate_acceptance.py report --results-dir $study2/results --per-type 8 --prompts domains/at.jsonl domains/general.jsonl
+python -m studies.distillation.tables
+pages
+if [ "$last" -le 1 ]; then exit; fi
+
+# --- part 2: biology, scenarios I and III, white-box and black-box, forgetting (an hour) ---
+# what the verifier answers: 48 + 16 + 8 answers (10 + 4 + 2 minutes)
 python generate_answers.py --prompts domains/biology_users.jsonl --limit 48 --top-probs 128 --output $answers/biology_users.jsonl
 python generate_answers.py --prompts domains/biology_test.jsonl --limit 16 --output $answers/test.jsonl
-python generate_answers.py --prompts domains/general.jsonl --limit 16 --output $answers/test.jsonl
-# the drafts: 20 steps of 4 answers (4 minutes each)
+python generate_answers.py --prompts domains/general.jsonl --limit 8 --output $answers/test.jsonl
+# the drafts: 20 steps of 4 answers (5 minutes each)
 distill biology_users --answers $answers/biology_users.jsonl --limit 40 --loss tvdpp_position
 distill biology_users_nll --answers $answers/biology_users.jsonl --limit 40 --loss nll
-# the verifier's own queries, and its answers to them (5 + 7 minutes, 4 for the draft)
+# the verifier's own queries, and its answers to them (5 + 10 minutes, 5 for the draft)
 python generate_queries.py --domain biology --draws 96 --output $queries/biology.jsonl --json $results/queries_biology.json
 python generate_answers.py --prompts $queries/biology.jsonl --limit 48 --top-probs 128 --output $answers/biology_synthetic.jsonl
 distill biology_synthetic --answers $answers/biology_synthetic.jsonl --limit 40 --loss tvdpp_position
-# 32 texts, four drafts (7 minutes)
+# 24 texts, four drafts (5 minutes)
 python evaluate_acceptance.py paired --results-dir $results --answers $answers/test.jsonl \
   --prompts domains/biology_test.jsonl domains/general.jsonl --drafts base biology_users=$drafts/biology_users \
   biology_users_nll=$drafts/biology_users_nll biology_synthetic=$drafts/biology_synthetic
 pages
-if [ "$last" -le 1 ]; then exit; fi
+if [ "$last" -le 2 ]; then exit; fi
 
-# --- part 2: function calling, scenario I (45 minutes; its prompts have 700 tokens, most of them tools) ---
+# --- part 3: function calling, scenario I (45 minutes; its prompts have 700 tokens, most of them tools) ---
 # 24 + 12 answers, 28 s each (11 + 6 minutes); small batches, for a batch is as wide as its longest prompt
 python generate_answers.py --prompts domains/function_calling_users.jsonl --limit 24 --top-probs 128 --batch-size 4 \
   --output $answers/function_calling_users.jsonl
@@ -52,15 +73,13 @@ measured="$measured biology_synthetic=$drafts/biology_synthetic function_calling
 measured="$measured function_calling_users_nll=$drafts/function_calling_users_nll"
 python evaluate_acceptance.py paired --results-dir $results --answers $answers/test.jsonl --prompts $tests --drafts $measured
 pages
-if [ "$last" -le 2 ]; then exit; fi
+if [ "$last" -le 3 ]; then exit; fi
 
-# --- part 3: the other arms at the same budget (5 hours) ---
-# AT: study 0's prompts (7 + 3 minutes for texts, 30 for drafts) and the verifier's own AT queries (16 minutes)
+# --- part 4: the other arms at the same budget (5 hours) ---
+# AT: study 0's prompts (14 minutes for texts, 5 for the draft) and the verifier's own AT queries (20 minutes)
 python generate_answers.py --prompts dpo_clean.jsonl --limit 48 --top-probs 128 --output $answers/at_pairs.jsonl
 python generate_answers.py --prompts domains/at.jsonl --limit 16 --output $answers/test.jsonl
 distill at_pairs --answers $answers/at_pairs.jsonl --limit 40 --loss tvdpp_position
-distill at_pairs_nll --answers $answers/at_pairs.jsonl --limit 40 --loss nll
-distill at_pairs_online --answers $answers/at_pairs.jsonl --limit 40 --loss tvdpp_position --data online
 python generate_queries.py --domain at --draws 96 --output $queries/at.jsonl --json $results/queries_at.json
 python generate_answers.py --prompts $queries/at.jsonl --limit 48 --top-probs 128 --output $answers/at_synthetic.jsonl
 distill at_synthetic --answers $answers/at_synthetic.jsonl --limit 40 --loss tvdpp_position
@@ -87,9 +106,9 @@ for draft in $drafts/*/; do
 done
 python evaluate_acceptance.py paired --results-dir $results --answers $answers/test.jsonl --prompts $tests --drafts $measured
 pages
-if [ "$last" -le 3 ]; then exit; fi
+if [ "$last" -le 4 ]; then exit; fi
 
-# --- part 4: more data, scenario I (answers 1 + 4 hours, drafts 4 hours, measured 1 hour) ---
+# --- part 5: more data, scenario I (answers 1 + 4 hours, drafts 4 hours, measured 1 hour) ---
 python generate_answers.py --prompts domains/biology_users.jsonl --limit 560 --top-probs 128 --output $answers/biology_users.jsonl
 python generate_answers.py --prompts domains/function_calling_users.jsonl --limit 560 --top-probs 128 --batch-size 4 \
   --output $answers/function_calling_users.jsonl
@@ -101,9 +120,9 @@ for size in 125 250 500; do
 done
 python evaluate_acceptance.py paired --results-dir $results --answers $answers/test.jsonl --prompts $tests --drafts $measured
 pages
-if [ "$last" -le 4 ]; then exit; fi
+if [ "$last" -le 5 ]; then exit; fi
 
-# --- part 5: Chinese (2 hours). What bounds SmolLM2 is the verifier's mass on the tokens that both name: `shared_mass` ---
+# --- part 6: Chinese (2 hours). What bounds SmolLM2 is the verifier's mass on the tokens that both name: `shared_mass` ---
 python generate_answers.py --prompts domains/chinese_test.jsonl --limit 16 --output $answers/test.jsonl
 python evaluate_acceptance.py paired --results-dir $results --answers $answers/test.jsonl --prompts domains/chinese_test.jsonl \
   --drafts base
@@ -114,9 +133,9 @@ python evaluate_acceptance.py paired --pair qwen-coder --results-dir $results/sa
   --prompts domains/chinese_test.jsonl domains/general.jsonl --drafts base chinese_users=$drafts/chinese_users
 python evaluate_acceptance.py report --results-dir $results/same_family
 pages
-if [ "$last" -le 5 ]; then exit; fi
+if [ "$last" -le 6 ]; then exit; fi
 
-# --- part 6: all 120 test prompts a domain (5 hours), and the winners live, with nothing beside them (40 minutes) ---
+# --- part 7: all 120 test prompts a domain (5 hours), and the winners live, with nothing beside them (40 minutes) ---
 for domain in biology_test general at chinese_test; do
   python generate_answers.py --prompts domains/$domain.jsonl --output $answers/test.jsonl
 done
