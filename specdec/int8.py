@@ -1,9 +1,9 @@
-"""A Llama or Qwen2 model on a CPU in 8-bit integers: the forward pass written out, with the methods of `CachedModel`.
+"""A Llama or Qwen2 model on a CPU in 8-bit integers: the pass of `specdec.int8_pass`, with the methods of `CachedModel`.
 
   weights      int8, one scale a row, multiplied by FBGEMM's kernels, which x86 torch has inside: with one to nine tokens a
                product takes nearly the same time, for it is the weights that have to be read.
-  activations  one scale a token, 7 bits, or 14 in two parts that are two rows of one product (`PackedLinear`). With 7 bits
-               two neighbouring products of 8 bits cannot exceed 16 bits, which is what AVX2 adds them up in.
+  activations  one scale a token, 7 bits, or 14 in two parts that are two rows of one product (`specdec.int8_pass.linear`).
+               With 7 bits two neighbouring products of 8 bits cannot exceed 16 bits, which is what AVX2 adds them up in.
   cache        one array a layer, which grows by CHUNK tokens; to drop tokens is to lower a number.
   output       rows that can never be sampled are not computed.
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 PIECE = 128  # tokens of a prompt that one pass reads
 CHUNK = 256  # tokens by which the cache grows
-STEPS = 63  # of an activation on either side of zero
 MODEL_TYPES = ("llama", "qwen2")
 
 
@@ -50,6 +49,8 @@ class Int8Model:
     def __init__(self, model: PreTrainedModel, rows: Iterable[int], context: int | None = None, parts: int = 2):
         import torch
 
+        from specdec.int8_pass import compiled
+
         config, self.name = model.config, name_of(model)
         check_parts(self.name, config)
         use_fbgemm()
@@ -66,15 +67,30 @@ class Int8Model:
         finite = [bool(piece.sum().isfinite()) for piece in pieces([self.embedding])]  # at once, it would be copied whole
         if not all(finite):
             raise Problem(f"the weights of {self.name} hold numbers that are not finite (embed_tokens). Choose others.")
-        self.head = PackedLinear([model.lm_head], parts, self.rows)  # first: no other matrix needs as much memory to pack
-        self.layers = []
+        self.head, self.head_bias = packed_linears([model.lm_head], self.rows)  # first: no other takes as much memory to pack
+        self.norms: list[Tensor] = []
+        self.matrices: list = []
+        self.biases: list[Tensor | None] = []
         for layer in model.model.layers:
-            self.layers.append(Layer(layer, config, parts))
+            self._pack(layer)
             give_back_freed_memory()
-        self.norm = Norm(model.model.norm)
+        self.norm, self.eps = model.model.norm.weight.detach().float(), model.model.norm.variance_epsilon
+        self.heads, self.head_size = (config.num_attention_heads, config.num_key_value_heads), head_size(config)
+        self.parts, self._pass = parts, compiled()
+        self.caches: list[Tensor] = []
         self.start()
         check_agreement(self)
         self.start()
+
+    def _pack(self, layer) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        for norm in (layer.input_layernorm, layer.post_attention_layernorm):
+            self.norms.append(norm.weight.detach().float())
+        together = ([attention.q_proj, attention.k_proj, attention.v_proj], [attention.o_proj])
+        for linears in (*together, [mlp.gate_proj, mlp.up_proj], [mlp.down_proj]):
+            matrix, bias = packed_linears(linears)
+            self.matrices.append(matrix)
+            self.biases.append(bias)
 
     @property
     def model(self):
@@ -84,18 +100,20 @@ class Int8Model:
     def start(self) -> None:
         """Forgets everything."""
         self.length, self.seconds = 0, 0.0
-        for layer in self.layers:
-            layer.cache = None
+        self.caches = []
 
     def feed(self, tokens: list[int], keep: int = 1) -> Tensor:
         """Reads `tokens` after what the cache holds; returns the logits [keep, V] after the last `keep` of them."""
         import torch
+        from torch.nn.functional import rms_norm
+
+        from specdec.int8_pass import linear
 
         started = time.perf_counter()
         pieces = [self._read(tokens[begin : begin + PIECE]) for begin in range(0, len(tokens), PIECE)]
-        states = self.norm(torch.cat(pieces)[-keep:])
+        states = rms_norm(torch.cat(pieces)[-keep:], self.norm.shape, self.norm, self.eps)
         logits = torch.full((keep, self.width), float("-inf"))
-        logits[:, self.rows] = self.head(states)
+        logits[:, self.rows] = linear(states, self.head, self.head_bias, self.parts)
         self.seconds += time.perf_counter() - started
         return logits
 
@@ -113,131 +131,36 @@ class Int8Model:
 
         states = self.embedding[torch.tensor(tokens)].float()
         cos, sin = self.rotary(states[None], torch.arange(self.length, self.length + len(tokens))[None])
-        for layer in self.layers:
-            states = layer(states, cos[0, :, None], sin[0, :, None], self.length)
+        cos, sin = cos[0, :, None], sin[0, :, None]
+        sin[..., : sin.shape[-1] // 2].neg_()  # as `rotated` takes it
+        self._make_room(self.length + len(tokens))
+        matrices, biases = self.matrices, self.biases
+        states = self._pass(
+            states, cos, sin, self.length, self.caches, self.norms, matrices, biases, self.heads, self.eps, self.parts
+        )
         self.length += len(tokens)
         return states
 
-
-class Layer:
-    """One decoder layer and its part of the cache, [2, heads, room, d]: keys and values."""
-
-    def __init__(self, layer, config, parts: int):
-        attention, mlp = layer.self_attn, layer.mlp
-        self.first_norm, self.second_norm = Norm(layer.input_layernorm), Norm(layer.post_attention_layernorm)
-        self.inward = PackedLinear([attention.q_proj, attention.k_proj, attention.v_proj], parts)
-        self.outward = PackedLinear([attention.o_proj], parts)
-        self.gate_and_up = PackedLinear([mlp.gate_proj, mlp.up_proj], parts)
-        self.down = PackedLinear([mlp.down_proj], parts)
-        self.queries, self.heads, self.size = config.num_attention_heads, config.num_key_value_heads, head_size(config)
-        self.cache: Tensor | None = None
-
-    def __call__(self, states: Tensor, cos: Tensor, sin: Tensor, length: int) -> Tensor:
-        """states [n, H] of new tokens, behind `length` cached ones; cos and sin [n, 1, d] of their positions."""
-        states = states + self.outward(self.attention(self.inward(self.first_norm(states)), cos, sin, length))
-        gate, up = self.gate_and_up(self.second_norm(states)).chunk(2, -1)
-        return states + self.down(silu_by_token(gate) * up)
-
-    def attention(self, projected: Tensor, cos: Tensor, sin: Tensor, length: int) -> Tensor:
-        """Every token attends to itself and to all before it, in a call of its own, whatever else is in the pass."""
-        import torch
-        from torch.nn.functional import scaled_dot_product_attention
-
-        count = len(projected)
-        turned, value = projected.view(count, -1, self.size).split((self.queries + self.heads, self.heads), 1)
-        turned = turned * cos + halves_turned(turned) * sin
-        query, key = turned.split((self.queries, self.heads), 1)
-        cache = self.with_room(length + count)
-        cache[0, :, length : length + count] = key.transpose(0, 1)
-        cache[1, :, length : length + count] = value.transpose(0, 1)
-        query = query.reshape(count, 1, self.heads, -1, self.size)  # the queries that share a head of the cache, together
-        mixed = []
-        for row in range(count):
-            seen = cache[:, None, :, : length + row + 1]
-            mixed.append(scaled_dot_product_attention(query[row], seen[0], seen[1]))
-        return torch.cat(mixed).view(count, -1)
-
-    def with_room(self, tokens: int) -> Tensor:
-        if self.cache is None or self.cache.shape[2] < tokens:
-            import torch
-
-            room = -(-tokens // CHUNK) * CHUNK
-            grown = torch.zeros(2, self.heads, room, self.size)
-            if self.cache is not None:
-                grown[:, :, : self.cache.shape[2]] = self.cache
-            self.cache = grown
-        return self.cache
-
-
-def silu_by_token(gate: Tensor) -> Tensor:
-    """SiLU of `gate` [n, I], a token at a time.
-
-    torch shares large arrays out among its threads, and computes what is left of a share otherwise than what fills vector
-    registers: with four threads or more, some elements of a token would depend on how many others are in the pass.
-    """
-    import torch
-    from torch.nn.functional import silu
-
-    return torch.stack([silu(row) for row in gate])
-
-
-def halves_turned(states: Tensor) -> Tensor:
-    """The second half of a head, negative, before the first: rotary positions (arXiv 2104.09864) as Llama lays them out."""
-    import torch
-
-    low, high = states.chunk(2, -1)
-    return torch.cat((-high, low), -1)
-
-
-class Norm:
-    """RMSNorm (arXiv 1910.07467)."""
-
-    def __init__(self, module):
-        self.weight, self.eps = module.weight.detach().float(), module.variance_epsilon
-
-    def __call__(self, states: Tensor) -> Tensor:
-        from torch.nn.functional import rms_norm
-
-        return rms_norm(states, self.weight.shape, self.weight, self.eps)
-
-
-class PackedLinear:
-    """Linear layers of one input, one below the other, in int8: states [n, in] → [n, out].
-
-    FBGEMM chooses one scale for all activations of a product, from their smallest and largest. So every token's are divided
-    by its largest, and two columns that meet a weight of 0 hold the ends of the range: the scale is 1/STEPS, always.
-    With two parts what the first rounds away is a second row, times 2 · STEPS, and added back.
-    """
-
-    def __init__(self, linears: list, parts: int, rows: Tensor | None = None):
+    def _make_room(self, tokens: int) -> None:
         import torch
 
-        weights, self.bias = taken(linears, rows)
-        self.packed, self.parts = packed(weights, rows), parts
-        self.ends = torch.tensor([[-(STEPS + 1) / STEPS, 1.0]])
+        if self.caches and self.caches[0].shape[2] >= tokens:
+            return
+        room = -(-tokens // CHUNK) * CHUNK
+        grown = [torch.zeros(2, self.heads[1], room, self.head_size) for _ in self.norms[::2]]
+        for new, old in zip(grown, self.caches, strict=False):  # none before the first token
+            new[:, :, : old.shape[2]] = old
+        self.caches = grown
 
-    def __call__(self, states: Tensor) -> Tensor:
-        import torch
 
-        largest = states.abs().amax(-1, keepdim=True).clamp(min=1e-20)
-        states = states / largest
-        if self.parts == 2:
-            first = (states * STEPS).round() / STEPS
-            states = torch.cat((first, (states - first) * (2 * STEPS)))
-        product = self.product(torch.cat((states, self.ends.expand(len(states), 2)), 1))
-        if self.parts == 2:
-            first, second = product.chunk(2)
-            product = torch.add(first, second, alpha=1 / (2 * STEPS))
-        return product * largest if self.bias is None else torch.addcmul(self.bias, product, largest)
-
-    def product(self, states: Tensor) -> Tensor:
-        import torch
-
-        return torch.ops.quantized.linear_dynamic(states, self.packed, True)  # True: 7 bits
+def packed_linears(linears: list, rows: Tensor | None = None) -> tuple:
+    """(packed matrix, bias) of linear layers of one input, one below the other, or of these rows of the only one."""
+    weights, bias = taken(linears, rows)
+    return packed(weights, rows), bias
 
 
 def packed(weights: list[Tensor], rows: Tensor | None = None):
-    """`weights` [out, in], one below the other, in int8 with one scale a row, and two columns of zeros, as FBGEMM reads them.
+    """`weights` [out, in], one below the other, in int8 with one scale a row, as FBGEMM reads them.
 
     Beside the weights and what is returned, a copy in int8 is held at a time, never one in their own data type.
 
@@ -247,13 +170,13 @@ def packed(weights: list[Tensor], rows: Tensor | None = None):
     import torch
 
     height = sum(map(len, weights)) if rows is None else len(rows)
-    codes = torch.zeros(height, weights[0].shape[1] + 2, dtype=torch.int8)
+    codes = torch.empty(height, weights[0].shape[1], dtype=torch.int8)
     scales = torch.empty(height)
     filled = 0
     for piece in pieces(weights, rows):
         scale = piece.abs().amax(1).clamp(min=1e-20) / 127
         end = filled + len(piece)
-        codes[filled:end, :-2] = piece.div_(scale[:, None]).round_()
+        codes[filled:end] = piece.div_(scale[:, None]).round_()
         scales[filled:end] = scale
         filled = end
     if not scales.isfinite().all():
@@ -364,17 +287,12 @@ def check_agreement(model: Int8Model) -> None:
     import torch
 
     ids = model.rows[torch.tensor([0, len(model.rows) // 2, -1])].tolist()
-    try:
-        with torch.inference_mode():
-            singles = torch.cat([model.feed([id]) for id in ids])
-            model.drop(2)
-            block = model.feed(ids[1:], keep=2)
-    except RuntimeError as error:
-        if "ChooseQuantizationParams" not in str(error):  # FBGEMM's word for a NaN among the activations
-            raise
-        raise Problem(
-            f"the states of {model.name} are not numbers: its weights or its adapter's are damaged. Load others."
-        ) from None
+    with torch.inference_mode():
+        singles = torch.cat([model.feed([id]) for id in ids])
+        model.drop(2)
+        block = model.feed(ids[1:], keep=2)
+    if singles.isnan().any():
+        raise Problem(f"the states of {model.name} are not numbers: its weights or its adapter's are damaged. Load others.")
     if not singles[1:].equal(block):
         raise Problem(
             f"{model.name} gives other logits for two tokens at once than one by one (total variation "

@@ -1,5 +1,6 @@
 """The int8 backend: near the float32 model, the same bits whatever the block, exact in texts; and controls that must fail."""
 
+import copy
 import json
 import weakref
 from types import SimpleNamespace
@@ -11,9 +12,9 @@ from test_exactness import Case, agreement, settings
 
 import check_exactness
 import speculative_decode
-from specdec import int8
+from specdec import int8, int8_pass
 from specdec.engine import Engine
-from specdec.int8 import Int8Model, PackedLinear, packed
+from specdec.int8 import Int8Model, packed
 from specdec.models import Model, Pair
 from specdec.terminal import Problem
 from speculative_decode import decode, prefill
@@ -64,6 +65,20 @@ def test_a_block_is_single_tokens_to_the_bit():
         assert model.feed(ids[-width:], keep=width).equal(singles[-width:])
 
 
+@pytest.mark.parametrize("architecture, parts", [("llama", 1), ("qwen2", 2)])
+def test_the_translated_pass_has_the_bits_of_python(architecture, parts, monkeypatch):
+    """Again and again, for torch optimizes what it has seen a few times."""
+    model = small_model(architecture, sliding_window=None)
+    ids = torch.randint(0, 64, (40,), generator=torch.Generator().manual_seed(0)).tolist()
+    found = []
+    for translate in (int8_pass.compiled, lambda: int8_pass.read):
+        monkeypatch.setattr(int8_pass, "compiled", translate)
+        ours = Int8Model(copy.deepcopy(model), range(64), parts=parts)
+        passes = [ids[:9], *([id] for id in ids[9:20]), *(ids[start : start + 5] for start in range(20, 40, 5))]
+        found.append(torch.cat([ours.feed(tokens, keep=len(tokens)) for tokens in passes]))
+    assert found[0].equal(found[1]) and len(found[0]) == 40
+
+
 @pytest.mark.parametrize("width", [8960, 11008])
 def test_silu_of_a_token_does_not_depend_on_the_pass(width):
     """torch's own, on the whole pass, fails here with AVX2 and several threads."""
@@ -72,8 +87,8 @@ def test_silu_of_a_token_does_not_depend_on_the_pass(width):
     try:
         for number in (1, 4, 6, 8):
             torch.set_num_threads(number)
-            singles = torch.cat([int8.silu_by_token(row[None]) for row in gate])
-            assert int8.silu_by_token(gate).equal(singles), number
+            singles = torch.cat([int8_pass.silu_by_token(row[None]) for row in gate])
+            assert int8_pass.silu_by_token(gate).equal(singles), number
     finally:
         torch.set_num_threads(threads)
 
@@ -94,7 +109,7 @@ def test_packing_in_pieces_is_packing_at_once(dtype):
         scales = whole.float().abs().amax(1) / 127
         weight, _ = torch.ops.quantized.linear_unpack(found)
         assert weight.q_per_channel_scales().float().equal(scales)
-        assert weight.int_repr()[:, :-2].equal((whole.float() / scales[:, None]).round().to(torch.int8))
+        assert weight.int_repr().equal((whole.float() / scales[:, None]).round().to(torch.int8))
     assert tall[0].equal(torch.randn(1100, 24, generator=torch.Generator().manual_seed(0)).to(dtype)[0]), "not written to"
 
 
@@ -116,13 +131,13 @@ def test_nothing_holds_a_matrix_that_is_packed(monkeypatch):
 def test_the_widest_matrix_is_packed_first(monkeypatch):
     """While it is packed it is held three times; last of all that was the peak of the whole process."""
     made = []
-    init = PackedLinear.__init__
+    pack = int8.packed_linears
 
-    def note(layer, linears, *arguments):
+    def note(linears, *arguments):
         made.append(max(len(linear.weight) for linear in linears))
-        init(layer, linears, *arguments)
+        return pack(linears, *arguments)
 
-    monkeypatch.setattr(PackedLinear, "__init__", note)
+    monkeypatch.setattr(int8, "packed_linears", note)
     Int8Model(small_model("llama", sliding_window=None, vocab_size=512), range(512))
     assert made[0] == max(made) == 512 and len(made) == 1 + 2 * 4
 
@@ -223,11 +238,10 @@ class Int8Case(Case):
             yield list(decode(self.int8, self.prompt[-1], settings, stop, generator, drafter))
 
 
-def one_scale_a_batch(layer, states):
-    """PackedLinear with the scale that FBGEMM would choose by itself: one for all tokens of the pass."""
-    largest = states.abs().amax().clamp(min=1e-20)
-    padded = torch.nn.functional.pad(states / largest, (0, 2))
-    return layer.product(padded) * largest + (0 if layer.bias is None else layer.bias)
+def one_scale_a_batch(states, matrix, bias, parts):
+    """`linear` with one step for all tokens of the pass, as FBGEMM would choose it by itself."""
+    step = states.abs().amax().clamp(min=1e-20) / 63
+    return int8_pass.product(states / step, matrix) * step + (0 if bias is None else bias)
 
 
 def test_texts_are_the_verifiers():
@@ -235,8 +249,9 @@ def test_texts_are_the_verifiers():
 
 
 def test_one_scale_a_batch_is_caught(monkeypatch):
+    monkeypatch.setattr(int8_pass, "compiled", lambda: int8_pass.read)
     case = Int8Case()
-    monkeypatch.setattr(PackedLinear, "__call__", one_scale_a_batch)
+    monkeypatch.setattr(int8_pass, "linear", one_scale_a_batch)
     assert agreement(case, settings(3)) < 1e-3
     with pytest.raises(Problem, match="the text would depend on K"):
         Int8Model(small_model("llama", sliding_window=None), range(64))
