@@ -3,7 +3,8 @@
 Each prompt is answered once per temperature and top-p, by the verifier alone, in batches. A prompt draws from a random
 generator of its own, seeded by --seed and the prompt, so an answer depends neither on the batch nor on where a stopped run
 resumed. Rows are appended to OUTPUT as a batch ends, behind a header row with the command, the conditions and the machine;
-a file of other conditions is refused. `specdec.answers` says what a row holds and reads it.
+a file of other conditions is refused. `specdec.answers` says what a row holds and reads it; what the answers took, whatever was
+stopped and resumed, is the sum over rows of batch_seconds / batch_rows.
 
 A prompt file's rows are kept whole, but for answers of others in them (chosen, rejected). Rows with "messages" or "tools" go
 through the verifier's chat template with them.
@@ -25,6 +26,7 @@ import argparse
 import hashlib
 import json
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -151,7 +153,8 @@ def written_length(item: Work) -> int:
 
 
 def answer_batch(engine: Engine, batch: list[Work], args: argparse.Namespace) -> list[dict]:
-    """The rows of one batch; their probabilities are stored already."""
+    """The rows of one batch, with the seconds that it took; their probabilities are stored already."""
+    started = time.perf_counter()
     _, temperature, top_p = batch[0]
     settings = Settings(temperature=temperature, top_p=top_p, max_new_tokens=args.max_new_tokens)
     ids = [prompt_ids(engine, row, settings, args.system, args.raw)[0] for row, *_ in batch]
@@ -164,7 +167,8 @@ def answer_batch(engine: Engine, batch: list[Work], args: argparse.Namespace) ->
             answer["probs"] = digest_of(engine.pair.verifier.id, answer)
             store_probs(answer["probs"], *probs)
         rows.append(answer)
-    return rows
+    spent = {"batch_seconds": time.perf_counter() - started, "batch_rows": len(rows)}
+    return [{**row, **spent} for row in rows]
 
 
 def read_arguments() -> argparse.Namespace:

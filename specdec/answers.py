@@ -4,7 +4,8 @@ An answers file is a row file (`specdec.provenance`). The header's conditions ar
 quantization, max_new_tokens, and, where one was given, system (the text of a system prompt) or raw (no chat template).
 A row is the row of the prompt file, whole, with
 
-    {"temperature": 0.7, "top_p": 1.0, "token_ids": [n], "probs": digest or null, "seed": 42, "run_id": …}
+    {"temperature": 0.7, "top_p": 1.0, "token_ids": [n], "probs": digest or null, "seed": 42, "run_id": …,
+     "batch_seconds": what its batch took, "batch_rows": answers in that batch (rows of earlier versions lack both)}
 
 One answer is one (prompt, temperature, top_p). The probabilities lie in the cache folder, a file an answer, named by a digest
 of the answer: `ids` [n, M] int32 and `probs` [n, M] float32, the M most probable tokens at each of its n positions.

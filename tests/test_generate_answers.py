@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -86,6 +87,17 @@ def test_an_answer_depends_on_its_prompt_and_seed_alone(job, tmp_path):
     (tmp_path / "answers.jsonl").unlink()
     assert job("--seed", 7)[0] == 0
     assert texts(rows_of(tmp_path)) != texts(whole)
+
+
+def test_the_rows_tell_what_all_of_them_took(job, tmp_path, monkeypatch):
+    """Over batches of unequal size and a run that was resumed: the sum of batch_seconds / batch_rows is the time of all."""
+    ticks = iter(range(0, 10**6, 8))  # each look at the clock is eight seconds later
+    monkeypatch.setattr(generate_answers, "time", SimpleNamespace(perf_counter=lambda: next(ticks)))
+    assert job("--limit", 1)[0] == 0
+    assert job()[0] == 0
+    rows = rows_of(tmp_path)
+    assert [row["batch_rows"] for row in rows] == [1, 3, 3, 3]
+    assert sum(row["batch_seconds"] / row["batch_rows"] for row in rows) == pytest.approx(16), "two batches"
 
 
 def test_answers_follow_the_verifiers_distribution(tiny):
@@ -323,7 +335,8 @@ def test_two_processes_write_what_one_writes(tiny, tmp_path):
         assert done.returncode == 0, done.stderr
     one, two = (read_row_file(tmp_path / name) for name in launches)
     assert len(two[0]) == 1, "both processes write one header"
-    bare = [[{key: value for key, value in row.items() if key != "run_id"} for row in rows] for rows in (one[1], two[1])]
+    own = ("run_id", "batch_seconds", "batch_rows")
+    bare = [[{key: value for key, value in row.items() if key not in own} for row in rows] for rows in (one[1], two[1])]
     assert bare[0] == bare[1] and len(bare[0]) == 10
     assert not list(tmp_path.glob("two.jsonl.*"))
 
