@@ -83,7 +83,7 @@ def write_results(folder: Path, domain: str, drafts: dict[str, dict], gains: dic
         "drafts": {"base": None, "dpo": {"loss": "dpo", "path": "x"}, **drafts},
         "replayed": {"block_efficiency": {asked: {"prompts": 20, "means": means} for asked in (domain, "general")}},
         "measured": {"paired": []},
-        "shared_mass": {domain: 0.95, f"{domain}: technical": 0.9},
+        "shared_mass": {domain: 0.95},
     }
     (folder / "acceptance.json").write_text(json.dumps(report))
     return folder
@@ -201,6 +201,60 @@ def test_the_square_shows_forgetting_and_scaling_needs_two_sizes(folder):
     assert scaling([row for row in changes if row["name"] != "more"]) == {}
 
 
+def test_the_drafts_of_the_first_parts_of_run_sh_fill_every_claim(tmp_path):
+    """AT's are study 2's, beside those that this study adds to them: older trainings wrote fewer fields."""
+    old = {
+        **{name: value for name, value in SETTINGS.items() if name != "source"},
+        "domain": ["at"],
+        "answers": 64,
+        "passes": 1,
+    }
+    new = {**old, "source": ["pairs"], "all_weights": False, "keep_rank": None}
+    at = {
+        "tvdpp_position": old,
+        "nll": {**old, "loss": "nll"},
+        "kl_1e-3": {**old, "loss": "kl"},
+        "tvdpp_position_online": {**new, "data": "online"},
+        "tvdpp_position_16": {**new, "answers": 16, "answers_sha256": "1"},
+        "tvdpp_position_32": {**new, "answers": 32, "answers_sha256": "2"},
+    }
+    biology = {
+        "biology_users": SETTINGS,
+        "biology_users_nll": {**SETTINGS, "loss": "nll"},
+        "biology_synthetic": {**SETTINGS, "source": ["magpie"], "answers_sha256": "3"},
+    }
+    commands = (ROOT / "studies/domains/run.sh").read_text()
+    for name in [*list(at)[3:], *biology]:
+        assert f" {name}=" in commands, f"run.sh does not measure {name}"
+    arms = measured(write_results(tmp_path / "study2", "at", at, dict.fromkeys(at, 0.03)))
+    arms += measured(write_results(tmp_path / "own", "biology", biology, dict.fromkeys(biology, 0.03)))
+    found = claims(arms, seed=0)
+    assert {claim: list(one["domains"]) for claim, one in found.items()} == {
+        "offline over online": ["at"],
+        "white-box over black-box, by KL": ["at"],
+        "white-box over black-box, by TVD++": ["at", "biology"],
+        "synthetic queries over queries as users ask": ["biology"],
+        "most data over least": ["at"],
+    }
+    assert found["white-box over black-box, by TVD++"]["together"]["prompts"] == 40
+    assert found["most data over least"]["domains"]["at"]["answers"] == [64, 16]
+    changes = all_changes(arms, seed=0)
+    assert [point["answers"] for point in scaling(changes)["at"]] == [16, 32, 64]
+    assert [row["name"] for row in square(changes)] == ["tvdpp_position", "biology_users", "biology_synthetic"]
+
+
+def test_the_ceiling_is_that_of_most_prompts(tmp_path, monkeypatch):
+    folders = [write_results(tmp_path / name, "at", {"users": SETTINGS}, {}) for name in ("few", "many")]
+    for folder, prompts, mass in zip(folders, (8, 32), (0.5, 0.9), strict=True):
+        report = json.loads((folder / "acceptance.json").read_text())
+        report["replayed"]["block_efficiency"]["at"]["prompts"] = prompts
+        report["shared_mass"] = {"at": mass}
+        (folder / "acceptance.json").write_text(json.dumps(report))
+    for order in (folders, folders[::-1]):
+        monkeypatch.setattr(analysis, "FOLDERS", tuple(order))
+        assert analysis.ceilings() == {SETTINGS["base_model"]: {"at": 0.9}}
+
+
 def test_calls_are_counted(tmp_path, tiny, monkeypatch):
     from specdec.models import Model, load_tokenizer
 
@@ -256,7 +310,7 @@ def test_with_everything_measured_the_page_says_all(cli, page):
     said = part(own, "answer")
     claimed = "\n**Mean Σ min(p, q) as a ratio: white-box over black-box depends on the loss: by KL 0.9"
     assert said.startswith(claimed) and "on biology, by TVD++ 1.0" in said
-    assert "; offline over online: holds, 1.0" in said and "synthetic queries reach less, as they say" in said
+    assert "; offline over online: holds, 1.0" in said and "as users ask: less, as they say, 0.9" in said
     assert "Not measured" not in said
     assert "Forgotten: biology I on general" in part(own, "reading")
     assert "another: 0 of 2 changes clearly above zero, 2 clearly below" in part(own, "reading")
@@ -268,8 +322,8 @@ def test_with_everything_measured_the_page_says_all(cli, page):
     assert "40 biology answers in 2 passes +0.0" in part(own, "expected") and "120 biology answers" in part(own, "expected")
     row = part(front, "row domains")
     assert row.startswith("Mean Σ min(p, q) as a ratio: white-box over black-box depends on the loss: by KL 0.9")
-    assert "of a draft that learnt from queries written as users ask: biology +0.0" in row
-    assert "of a draft that learnt from synthetic queries: biology +0.0" in row and "users' queries" not in row
+    assert "change on a draft's own domain, learnt from queries written as users ask: biology +0.0" in row
+    assert "; from synthetic queries: biology +0.0" in row and "users' queries" not in row
 
 
 def test_with_one_draft_a_part_says_what_is_missing_and_no_number(cli, page):
@@ -277,7 +331,7 @@ def test_with_one_draft_a_part_says_what_is_missing_and_no_number(cli, page):
     assert part(own, "claims").count("| not measured | – | – | – |") == 5
     assert "Not measured: offline over online; white-box over black-box, by KL; white-box" in part(own, "answer")
     assert part(own, "figure scaling").strip() == "No domain has drafts of two sizes so far."
-    assert "No claim has both of its drafts yet; change on" in part(front, "row domains")
+    assert "No claim has both of its drafts yet; change on a draft's own" in part(front, "row domains")
     assert part(own, "queries").strip() == "The verifier has written no queries so far."
 
 

@@ -313,15 +313,20 @@ def verifier_of(file: Path) -> str:
 
 
 def ceilings() -> dict[str, dict[str, float]]:
-    """Draft model → test domain → the verifier's mean mass on the tokens that the draft shares: Σ min(p, q) is at most that."""
+    """Draft model → test domain → the verifier's mean mass on the tokens that the draft shares: Σ min(p, q) is at most that.
+
+    Of several reports, the one of most prompts of a domain counts.
+    """
+    reports = [load(folder / "acceptance.json") for folder in FOLDERS if (folder / "acceptance.json").exists()]
     found: dict[str, dict[str, float]] = {}
-    for folder in FOLDERS:
-        if (folder / "acceptance.json").exists():
-            report = load(folder / "acceptance.json")
-            of_draft = found.setdefault(report["conditions"]["draft"], {})
-            for group, mass in report["shared_mass"].items():
-                if ":" not in group and not group.startswith("study0"):
-                    of_draft.setdefault(group, mass)
+    most: Counter[tuple[str, str]] = Counter()
+    for report in reports:
+        draft = report["conditions"]["draft"]
+        for group, mass in report["shared_mass"].items():
+            prompts = report["replayed"]["block_efficiency"][group]["prompts"]
+            if ":" not in group and not group.startswith("study0") and prompts > most[draft, group]:
+                found.setdefault(draft, {})[group] = mass
+                most[draft, group] = prompts
     return found
 
 

@@ -120,9 +120,9 @@ def claim_verdict(claim: str, together: dict) -> str:
     low, high = together["levels"]["interval"] or (0, 2)
     synthetic = claim.startswith("synthetic")
     if low > 1:
-        return "synthetic queries did better" if synthetic else "holds"
+        return "more" if synthetic else "holds"
     if high < 1:
-        return "synthetic queries reach less, as they say" if synthetic else "is reversed"
+        return "less, as they say" if synthetic else "is reversed"
     return "no difference seen"
 
 
@@ -181,8 +181,8 @@ def row() -> str:
     for arm in study["square"]:
         if arm["domain"] in arm["on"]:
             gains.setdefault(queries_of(arm), []).append(f"{spoken(arm['domain'])} {span(arm['on'][arm['domain']])}")
-    parts += [f"change on its own domain of a draft that learnt from {whose}: {', '.join(gains[whose])}" for whose in gains]
-    return "; ".join(parts)
+    learnt = [f"from {whose}: {', '.join(changes)}" for whose, changes in gains.items()]
+    return "; ".join([*parts, f"change on a draft's own domain, learnt {'; '.join(learnt)}"])
 
 
 def queries_of(arm: dict) -> str:
