@@ -29,7 +29,7 @@ def tree(tmp_path, monkeypatch):
     for name in ("README.md", "DATASET_CARD.md", "GPU.md"):
         shutil.copy(ROOT / name, tmp_path / name)
     shutil.copytree(ROOT / "studies", tmp_path / "studies")
-    for name in ("domains", "adapters", "final_adapter"):
+    for name in ("domains", "adapters", "final_adapter", "dpo_clean.jsonl"):
         (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -241,16 +241,44 @@ def test_commands_of_studies_and_pages_can_be_typed(help_of):
 
 
 @pytest.mark.parametrize(
-    "low, high, words",
-    [(-0.02, -0.01, "neither family nor vocabulary"), (0.01, 0.02, "makes the sign"), (-0.01, 0.01, "hurt less")],
+    "low, high, words, short",
+    [
+        (
+            -0.02,
+            -0.01,
+            "needs no difference of family",
+            "lowered that of a draft of the verifier's own family by 0.0150 (0.0100 to 0.0200), on 32",
+        ),
+        (
+            0.01,
+            0.02,
+            "makes the sign",
+            "raised that of a draft of the verifier's own family by 0.0150 (0.0100 to 0.0200), on 32",
+        ),
+        (-0.01, 0.01, "hurt less", "own family, +0.0000 (-0.0100 to +0.0100), on 32"),
+    ],
 )
-def test_the_fair_pair_is_read_as_its_interval_says(tree, low, high, words):
+def test_the_fair_pair_is_read_as_its_interval_says(tree, low, high, words, short):
     tables = tables_of("preference")
     file = tree / "studies/preference/results/small/qwen-coder/acceptance.json"
     report = json.loads(file.read_text())
     report["paired"]["at"]["changes"]["dpo"].update(mean=(low + high) / 2, interval=[low, high])
     file.write_text(json.dumps(report))
-    assert words in tables.own_family_in_words() and f"{low:+.4f} to {high:+.4f}" in tables.row()
+    assert words in tables.own_family.decision() and short in tables.row()
+
+
+def test_settings_of_the_fair_pair_are_those_of_its_training(tree):
+    """Budget, memory and seconds come from metrics.json, not from the page's author."""
+    tables, file = tables_of("preference"), tree / "studies/preference/drafts/qwen-coder/metrics.json"
+    metrics = json.loads(file.read_text())
+    assert "14 steps of 8, at 6 times the learning rate for 11.9% of the 118 steps" in tables.own_family.budget()
+    metrics["settings"].update(gradient_accumulation=3, learning_rate=1e-3, epochs=2)
+    metrics.update(steps=59, seconds=4321.0, peak_memory_bytes={"resident": 5 * 2**30, "gpu": None})
+    file.write_text(json.dumps(metrics))
+    assert tables.own_family.budget().endswith("twice, 59 steps of 3, at 20 times the learning rate for 50.0% of the 118 steps")
+    assert "59 steps of 3 at the rate 1e-3, not 118 steps of 16 at 5e-5" in tables.row()
+    table = tables.own_family.training_table()
+    assert "| seconds | 4,321 |" in table and "| largest memory, GiB | 5.0 |" in table
 
 
 # --- the page for a GPU machine ---------------------------------------------------------------------------------------

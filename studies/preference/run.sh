@@ -13,7 +13,7 @@ python clean_dataset.py > $results/output/clean_dataset.txt 2>&1
 python check_dataset.py --json $results/dataset.json | head -n 10 > $results/output/check_dataset.txt
 python check_vocab_compatibility.py > $results/output/check_vocab_compatibility.txt
 python preprocess_and_load_dataset.py | head -n 5 > $results/output/preprocess_and_load_dataset.txt
-python train_dpo.py --dry-run 2>&1 | grep -E '^(pair|LoRA|[0-9,]+ of|the full)' > $results/output/train_dpo.txt
+python train_dpo.py --dry-run 2>&1 | grep -E '^(LoRA|[0-9,]+ of|the full)' > $results/output/train_dpo.txt
 
 # --- the drafts: the paper's, two controls of the same budget, and two trained again (65 + 25 + 45 + 48 + 25 minutes) ---
 train() { # FOLDER, then options; an adapter that is there stays

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import studies.preference.own_family as own_family
 from specdec.files import read_jsonl
 from specdec.intervals import mean_with_interval
 from specdec.report import (
@@ -44,8 +45,6 @@ FRONT, CARD, GPU, OWN = Path("README.md"), Path("DATASET_CARD.md"), Path("GPU.md
 RESULTS, FIGURES = HERE / "results", HERE / "figures"
 REPORT, STUDY, LIVE = RESULTS / "acceptance.json", RESULTS / "study.json", RESULTS / "live.jsonl"
 POSITIONS = RESULTS / "positions.json"
-SMALL = RESULTS / "small"  # two pairs at one small budget, a folder each
-OWN_FAMILY = "Qwen/Qwen2.5-Coder-0.5B-Instruct"
 STUDY0 = Path("domains/study0.jsonl")  # the paper's prompts and what it printed of them
 
 DOMAINS = ("at", "general")
@@ -140,8 +139,8 @@ def row() -> str:
     dpo = draft_of(report, "dpo")
     change = group["changes"][dpo]
     return (
-        f"DPO {verdict(change)} it: mean Σ min(p, q) {group['means']['base']:.4f} → {group['means'][dpo]:.4f} on "
-        f"{group['prompts']} AT prompts, {span(change)}{own_family_in_short()}"
+        f"DPO {own_family.by(change)}: mean Σ min(p, q) {group['means']['base']:.4f} → {group['means'][dpo]:.4f} on "
+        f"{group['prompts']} AT prompts{own_family.in_short()}"
     )
 
 
@@ -245,9 +244,8 @@ def by_k() -> str:
     report = load(REPORT)
     rows = []
     for domain in DOMAINS:
-        for draft in ("base", *tuned_drafts(report)):
-            rows.append([f"{domain}, {draft}", *(f"{means[domain][draft]:.2f}" for means in report["replayed_by_k"].values())])
-    return table(["prompts, draft", *(f"K = {k}" for k in report["replayed_by_k"])], rows)
+        rows += own_family.k_rows(report, domain, domain, tuned_drafts(report))
+    return table(["prompts, draft", *(f"K = {k}" for k in report["tau"])], rows)
 
 
 # --- live -------------------------------------------------------------------------------------------------------------
@@ -270,6 +268,17 @@ def live() -> str:
         names = [name for name in ("study0 at", *DOMAINS) if name in groups]
         rows += [[label, *cells] for cells in change_rows(groups, names, tuned_drafts(report))]
     return f"{table(['metric', *CHANGES], rows)}\n\n{hardware(report['measured']['live'])}"
+
+
+def live_holds_zero() -> str:
+    """How many of the intervals in that table hold zero."""
+    report = measured(REPORT, "live")
+    found = []
+    for metric in LABELS:
+        for name, group in report["live"][metric].items():
+            if name in ("study0 at", *DOMAINS):
+                found += [verdict(group["changes"][draft]) for draft in tuned_drafts(report) if draft in group["changes"]]
+    return f"{found.count('did not measurably change')} of the {len(found)} intervals hold zero"
 
 
 def agreement() -> str:
@@ -413,6 +422,25 @@ def adapters() -> str:
     return f"{table([base, *found], rows)}\n\n{hardware(of['environment'] for of in found.values())}"
 
 
+def settings() -> str:
+    """Those of the adapter that ships, and from which step on it told all pairs of a batch apart."""
+    file = Path(load(REPORT)["drafts"]["dpo"]["path"])
+    metrics = load(file / "metrics.json")
+    of = metrics["settings"]
+    steps = [row for row in read_jsonl(file / "metrics.jsonl") if "rewards/accuracies" in row]
+    last = max(row["step"] for row in steps if row["rewards/accuracies"] < 1)
+    return (
+        f"LoRA r {of['lora_r']}, alpha {of['lora_alpha']}, β {of['beta']}, {of['epochs']} passes, batch {of['batch_size']} × "
+        f"{of['gradient_accumulation']}, learning rate {own_family.rate(metrics)} with a cosine, maximal length "
+        f"{of['max_length']}; {own_family.steps(metrics)}. From step {last + 1} on, its reward accuracy on the training "
+        "batches is 1.000."
+    )
+
+
+def budget() -> str:
+    return own_family.steps(load(own_family.WHOLE))
+
+
 def held_out(found: dict[str, dict], key: str) -> list[str]:
     return [f"{of['held_out'][key]:.3f}" if key in of["held_out"] else "–" for of in found.values()]
 
@@ -529,20 +557,27 @@ def draw_prompts() -> Figure:
     return figure
 
 
-def accepted_by_position() -> dict[str, list[float]]:
-    """draft → share accepted among the drafts tested at position 1, 2, … of a block, on the paper's prompts."""
-    blocks: dict[str, list[Block]] = {}
+def accepted_by_position() -> dict[str, list[dict]]:
+    """draft → share accepted among the drafts tested at position 1, 2, … of a block: means over the paper's prompts."""
+    blocks: dict[str, dict[str, list[Block]]] = {}
     for found in read_jsonl(LIVE):
         if "blocks" in found and found["source"] == "study0" and found["draft"] != "verifier":
-            blocks.setdefault(found["draft"], []).extend(map(read_block, found["blocks"]))
-    return {draft: acceptance_by_position(of_draft) for draft, of_draft in blocks.items()}
+            of_prompt = blocks.setdefault(found["draft"], {}).setdefault(found["prompt"], [])
+            of_prompt += map(read_block, found["blocks"])
+    result = {}
+    for draft, prompts in blocks.items():
+        shares = [acceptance_by_position(of_prompt) for of_prompt in prompts.values()]
+        result[draft] = [mean_with_interval(list(of_position), seed=42) for of_position in zip(*shares, strict=False)]
+    return result
 
 
 def positions_in_words() -> str:
-    said = [f"{draft} {', '.join(f'{share:.1%}' for share in shares)}" for draft, shares in accepted_by_position().items()]
+    said = []
+    for draft, shares in accepted_by_position().items():
+        said.append(f"{draft} {', '.join(span(share, 3).replace('+', '') for share in shares)}")
     return (
-        "Share of tested drafts that the verifier accepts on the paper's prompts, live, by position 1, 2, … in the block: "
-        f"{'; '.join(said)}."
+        "Share of tested drafts that the verifier accepts, live, by position 1, 2, … in the block: means over the paper's "
+        f"prompts, with 95% intervals. {'; '.join(said)}."
     )
 
 
@@ -550,8 +585,10 @@ def draw_positions() -> Figure:
     found = accepted_by_position()
     figure, (panel,) = new_figure(6, 3.2)
     for number, (draft, shares) in enumerate(found.items()):
-        line = "--" if number else "-"
-        panel.plot(range(1, len(shares) + 1), shares, **point(number), linestyle=line, label=draft)
+        at = [index + 0.08 * number for index in range(1, len(shares) + 1)]
+        for place, share in zip(at, shares, strict=True):
+            panel.plot([place] * 2, share["interval"], color="black", linewidth=1)
+        panel.plot(at, [share["mean"] for share in shares], **point(number), linestyle="none", label=draft)
     longest = max(map(len, found.values()))
     panel.set(xlabel="position in the block", ylabel="accepted / tested", ylim=(0, 1), xticks=range(1, longest + 1))
     panel.legend(title="draft")
@@ -632,103 +669,35 @@ OUTPUTS = (
     "train_dpo",
 )
 
-
-# --- a draft of the verifier's own family, at a small budget ----------------------------------------------------------
-
-
-def small_reports() -> list[dict]:
-    """The reports of the trainings at the small budget, a pair each."""
-    files = sorted(SMALL.glob("*/acceptance.json"))
-    if not files:
-        raise FileNotFoundError(2, "not measured", str(SMALL))
-    return [load(file) for file in files]
-
-
-def own_family() -> str:
-    rows, machines = [], []
-    for report in small_reports():
-        group, tokens = report["paired"]["at"], report["replayed"]["block_efficiency"]["at"]["means"]
-        for draft in group["changes"]:
-            settings = report["drafts"][draft]
-            held_out = load(Path(settings["path"]) / "metrics.json")["held_out"]
-            margin = held_out.get("eval_rewards/margins")
-            rows.append(
-                [
-                    settings["base_model"].rpartition("/")[2],
-                    f"{training_in_words(settings)}, r {settings['lora_r']}",
-                    "–" if margin is None else f"{margin:.2f}",
-                    *change_cells(group, draft),
-                    f"{tokens['base']:.2f} → {tokens[draft]:.2f}",
-                ]
-            )
-        machines += report["measured"]["paired"]
-    header = ["draft", "trained by", "held-out margin", *CHANGES[2:], "tokens per pass, K = 4"]
-    return f"{table(header, rows)}\n\n{hardware(machines)}"
-
-
-def own_family_in_words() -> str:
-    """The row that decides beside the other pair's, and what was said in advance of each outcome."""
-    reports = {report["conditions"]["draft"]: report for report in small_reports()}
-    said = []
-    for draft, report in reports.items():
-        group = report["paired"]["at"]
-        change = group["changes"]["dpo"]
-        means = f"{group['means']['base']:.4f} → {group['means']['dpo']:.4f}"
-        said.append(f"of {draft.rpartition('/')[2]} DPO {verdict(change)} it, {means}, {span(change)}")
-    words = f"At the small budget, mean Σ min(p, q) on {group['prompts']} AT prompts: {'; '.join(said)}."
-    return f"**{words}** {outcome(reports)}" if OWN_FAMILY in reports else words
-
-
-def own_family_in_short() -> str:
-    """For the front page; nothing before it is measured."""
-    if not (SMALL / "qwen-coder/acceptance.json").exists():
-        return ""
-    group = load(SMALL / "qwen-coder/acceptance.json")["paired"]["at"]
-    return (
-        f"; of a draft of the verifier's family, after a small training, by {span(group['changes']['dpo'])} "
-        f"on {group['prompts']}"
-    )
-
-
-def outcome(reports: dict[str, dict]) -> str:
-    """The reading that the page fixed for each sign of the deciding interval, and how far apart the two drafts' changes are."""
-    changes = {draft: report["paired"]["at"]["changes"]["dpo"] for draft, report in reports.items()}
-    reading = {
-        "lowered": "So neither family nor vocabulary is what makes DPO lower acceptance.",
-        "raised": "So family, vocabulary, or how close the draft already was makes the sign.",
-        "did not measurably change": "So the closer draft is hurt less at this budget, if at all.",
-    }[verdict(changes[OWN_FAMILY])]
-    by_prompt = [small_changes(pair) for pair in ("qwen-coder", "smollm2-qwen")]
-    both = by_prompt[0].keys() & by_prompt[1].keys()
-    apart = mean_with_interval([by_prompt[0][prompt] - by_prompt[1][prompt] for prompt in sorted(both)], seed=42)
-    return f"{reading} The two changes differ, prompt by prompt, by {span(apart)}."
-
-
-def small_changes(pair: str) -> dict[str, float]:
-    """prompt → the change of its Σ min(p, q) by DPO at the small budget."""
-    measured = [row for row in read_jsonl(SMALL / pair / "paired.jsonl") if "overlap" in row]
-    return {row["prompt"]: row["overlap"]["dpo"] - row["overlap"]["base"] for row in measured}
-
-
 OWN_PARTS: dict[str, Part] = {
     "answer": answer,
+    "budget": budget,
     "paired": paired,
     "figure changes": shown("changes", changes_in_words, OWN),
     "first run": first_run,
     "query types": query_types,
     "where": where,
-    "own family in words": own_family_in_words,
-    "own family": own_family,
+    "own family, budget": own_family.budget,
+    "own family in words": own_family.decision,
+    "own family, kinds in words": own_family.kinds_in_words,
+    "own family": own_family.results,
+    "own family, by k": own_family.tokens_by_k,
+    "own family, training": own_family.training_table,
+    "figure own_family_training": shown("own_family_training", own_family.training_in_words, OWN),
+    "own family, kinds": own_family.kinds,
+    "figure own_family_where": shown("own_family_where", own_family.positions_in_words, OWN),
     "token kinds": token_kinds,
     "figure where": shown("where", where_in_words, OWN),
     "figure prompts": shown("prompts", prompts_in_words, OWN),
     "replayed": replayed,
     "by k": by_k,
+    "live holds zero": live_holds_zero,
     "live": live,
     "agreement": agreement,
     "live speed": live_speed,
     "noise": noise,
     "figure positions": shown("positions", positions_in_words, OWN),
+    "settings": settings,
     "adapters": adapters,
     **{f"output {name}": partial(output, name) for name in OUTPUTS},
 }
@@ -750,6 +719,8 @@ DRAWN = {
     FIGURES / "prompts.png": draw_prompts,
     FIGURES / "where.png": draw_where,
     FIGURES / "positions.png": draw_positions,
+    FIGURES / "own_family_training.png": own_family.draw_training,
+    FIGURES / "own_family_where.png": own_family.draw_positions,
 }
 
 
