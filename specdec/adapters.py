@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,25 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+PLAIN = {  # of a LoRA's options those that change no more than which matrices it is in, and by what factor
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "rank_pattern",
+    "alpha_pattern",
+    "use_rslora",
+    "target_modules",
+    "exclude_modules",
+    "layers_to_transform",
+    "layers_pattern",
+    "fan_in_fan_out",
+    "init_lora_weights",
+    "inference_mode",
+    "task_type",
+    "base_model_name_or_path",
+    "revision",
+    "peft_version",
+}
 FOLDER, STUDYS_OWN = Path("adapters"), Path("final_adapter")  # where adapters lie, relative to the repository
 
 
@@ -136,7 +156,8 @@ def load_adapter(base: PreTrainedModel, adapter_path: str | Path, base_id: str) 
     """Puts the adapter at `adapter_path` on `base`; returns the model and "merged" or "attached".
 
     Merged where the base is unquantised: the same weights in one matrix, so that a tuned draft runs the operations
-    of the base draft and their times compare. The sum is made in float32 and rounded back by `round_stochastically`.
+    of the base draft and their times compare. The sum is made in float32 and rounded back by `round_stochastically`; of a
+    plain LoRA matrix by matrix, so that one alone is held in float32, of other kinds with the whole model in float32.
     Into 4-bit weights a merge would round again and change the outputs (huggingface/peft#1043), so there the adapter
     stays attached, and the caller's report says so.
 
@@ -152,14 +173,21 @@ def load_adapter(base: PreTrainedModel, adapter_path: str | Path, base_id: str) 
     path, config = Path(adapter_path), check_adapter(adapter_path, base_id)
     kind = getattr(config.peft_type, "value", config.peft_type)
     quantised, dtype = getattr(base, "is_quantized", False), base.dtype
+    in_turn = is_plain_lora(config)
     try:
         check_tensors(path)
+        if not quantised and not in_turn:
+            base = base.float()
+        parameters = list(base.parameters())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PEFT's page of missing names; `compare_names` says it in a line
-            tuned = PeftModel.from_pretrained(base if quantised else base.float(), str(path)).eval()
+            tuned = PeftModel.from_pretrained(base, str(path)).eval()
         compare_names(tuned, path)
         if quantised:
             return tuned, "attached"
+        if in_turn:
+            round_stochastically(merged_in_turn(tuned, parameters), dtype)
+            return tuned.unload(), "merged"
         merged = tuned.merge_and_unload(safe_merge=True)  # of numbers that are not finite it makes a ValueError
     except (AttributeError, NotImplementedError, KeyError, TypeError) as error:
         raise Problem(
@@ -169,7 +197,42 @@ def load_adapter(base: PreTrainedModel, adapter_path: str | Path, base_id: str) 
         if "out of memory" in str(error):
             raise
         raise Problem(f"the adapter at {path} does not load: {_first_line(error)}. Train it again.") from None
-    return round_stochastically(merged, dtype), "merged"
+    round_stochastically(merged.parameters(), dtype)
+    return merged, "merged"
+
+
+def is_plain_lora(config: PeftConfig) -> bool:
+    """Whether an adapter is a sum W + s·BA in some matrices and nothing else.
+
+    What may differ from PEFT's defaults is listed, not what may not: a later option is not taken for a plain one.
+    """
+    from peft import LoraConfig
+
+    if type(config) is not LoraConfig or not isinstance(config.init_lora_weights, bool):  # PiSSA and others change the base
+        return False
+    usual = LoraConfig().to_dict()
+    return all(name in PLAIN or value == usual[name] for name, value in config.to_dict().items())
+
+
+def merged_in_turn(tuned, parameters: list[torch.nn.Parameter]) -> Iterator[torch.nn.Parameter]:
+    """`parameters` of the base below a plain LoRA, in their order; what the LoRA changes is merged, in float32, just before.
+
+    Raises:
+        ValueError: numbers that are not finite came out.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    changing: dict[int, list] = {}  # by parameter; tied layers share one
+    for layer in tuned.modules():
+        if isinstance(layer, BaseTunerLayer):
+            changing.setdefault(id(layer.get_base_layer().weight), []).append(layer)
+    for parameter in parameters:
+        layers = changing.get(id(parameter), [])
+        if layers:
+            parameter.data = parameter.data.float()
+        for layer in layers:
+            layer.merge(safe_merge=True)
+        yield parameter
 
 
 def same_model(name: str | None, other: str) -> bool:
@@ -215,21 +278,28 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
-def round_stochastically(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
-    """Casts float32 weights in place; to bf16 up or down, with the probabilities that keep each weight's expectation.
+def round_stochastically(parameters: Iterable[torch.nn.Parameter], dtype: torch.dtype) -> None:
+    """Casts weights in place, float32 ones to bf16 up or down, with the probabilities that keep each weight's expectation.
 
     Most updates of a LoRA adapter are smaller than half the gap between two bf16 numbers. Rounding to the nearest one
     then gives the base weight back, for all of them alike, and part of the training is lost; here a share of them moves
     by the whole gap instead, and the sums that a layer takes over many weights keep the update. Weights that bf16 can
     hold, as all of the base are, do not move. Seeded, so that every run decodes with the same draft.
+
+    Args:
+        parameters: alone, all of a model's and in its order: the rotary frequencies are buffers, and float32 for good.
     """
     import torch
 
-    generator = torch.Generator(device=model.device).manual_seed(0)
-    for parameter in model.parameters():  # parameters alone: the rotary frequencies are buffers, and float32 for good
+    generator: torch.Generator | None = None
+    for parameter in parameters:
+        generator = generator or torch.Generator(device=parameter.device).manual_seed(0)
         if dtype == torch.bfloat16:
-            bits = parameter.data.view(torch.int32)  # bf16 is the upper half of a float32
-            noise = torch.randint(0, 2**16, bits.shape, dtype=torch.int32, generator=generator, device=bits.device)
-            parameter.data = ((bits + noise) & -(2**16)).view(torch.float32)
+            shape, device = parameter.shape, parameter.device
+            noise = torch.randint(0, 2**16, shape, dtype=torch.int32, generator=generator, device=device)
+            if parameter.dtype == torch.float32:
+                bits = parameter.data.view(torch.int32)  # bf16 is the upper half of a float32
+                parameter.data = noise.add_(bits).bitwise_and_(-(2**16)).view(torch.float32)
+            else:  # unchanged, but a window on its mapped file, which closes behind the last of them
+                parameter.data = parameter.data.clone()
         parameter.data = parameter.data.to(dtype)
-    return model

@@ -86,6 +86,68 @@ def test_changes_of_weights_are_merged(tiny, tmp_path, kind):
     assert state == "merged" and near < 0.06 and far > near * 1.5
 
 
+def merged_at_once(draft: str, folder: Path, dtype: torch.dtype) -> dict:
+    """The weights of a draft that was held in float32 as a whole, merged, and rounded parameter by parameter."""
+    from peft import PeftModel
+
+    base = models.load_model(models.Model(draft), dtype=dtype).float()
+    whole = PeftModel.from_pretrained(base, folder).eval().merge_and_unload(safe_merge=True)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in whole.parameters() if dtype == torch.bfloat16 else ():
+        noise = torch.randint(0, 2**16, parameter.shape, dtype=torch.int32, generator=generator)
+        bits = (parameter.data.view(torch.int32) + noise) & -(2**16)
+        parameter.data = bits.view(torch.float32).bfloat16()
+    return whole.state_dict()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("kind", ["rank pattern", *kinds()])
+def test_a_merge_in_turn_gives_the_bits_of_one_at_once(tiny, tmp_path, kind, dtype):
+    config = lora(rank_pattern={"q_proj": 8}, use_rslora=True) if kind == "rank pattern" else kinds()[kind]
+    folder = save_adapter(tmp_path, tiny.draft, config)
+    merged, _ = adapters.load_adapter(models.load_model(models.Model(tiny.draft), dtype=dtype), folder, tiny.draft)
+    expected = merged_at_once(tiny.draft, folder, dtype)
+    found = merged.state_dict()
+    assert found.keys() == expected.keys() and merged.dtype == dtype
+    for name, value in expected.items():
+        assert value.dtype == found[name].dtype and value.equal(found[name]), name
+
+
+def test_one_matrix_at_a_time_is_held_in_float32(tiny, saved, monkeypatch):
+    rounded, counts = adapters.round_stochastically, []
+
+    def watched(parameters, dtype):
+        def of_float32(found):
+            known = []
+            for parameter in found:
+                known.append(parameter)
+                counts.append(sum(other.dtype == torch.float32 for other in known))
+                yield parameter
+
+        rounded(of_float32(parameters), dtype)
+
+    monkeypatch.setattr(adapters, "round_stochastically", watched)
+    base = models.load_model(models.Model(tiny.draft), dtype=torch.bfloat16)
+    adapters.load_adapter(base, saved, tiny.draft)
+    assert sorted(set(counts)) == [0, 1] and sum(counts) == 4
+
+
+@pytest.mark.parametrize(
+    "changes, plain",
+    [
+        ({}, True),
+        ({"use_rslora": True}, True),
+        ({"use_dora": True}, False),
+        ({"modules_to_save": ["norm"]}, False),
+        ({"bias": "all"}, False),
+        ({"init_lora_weights": "pissa"}, False),
+    ],
+)
+def test_what_is_more_than_a_sum_in_matrices_is_no_plain_lora(changes, plain):
+    assert adapters.is_plain_lora(lora(**changes)) == plain
+    assert not adapters.is_plain_lora(kinds()["LOHA"])
+
+
 def other_kinds() -> dict:
     import peft
 
