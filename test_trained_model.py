@@ -97,7 +97,7 @@ def conditions(args: argparse.Namespace, pair: Pair) -> dict:
     return {"quantization": pair.quantization, "dataset": args.dataset.name} | {name: getattr(args, name) for name in names}
 
 
-def main() -> None:
+def read_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--adapter-path", default="./final_adapter", help="(default %(default)s)")
     parser.add_argument(
@@ -116,15 +116,18 @@ def main() -> None:
     check_settings(Settings(temperature=args.temperature, max_new_tokens=args.max_new_tokens))
     if args.prompt and not all(prompt.strip() for prompt in args.prompt):
         raise Problem("a prompt is empty. Give some text after --prompt.")
-    held_out = [] if args.prompt else split_rows(read_pairs(args.dataset), args.eval_fraction, args.seed)[1]
-    if not args.prompt and not held_out:
-        raise Problem("nothing is held out. Give --prompt, or an --eval-fraction above 0.")
-    pair = choose_pair(args)
-    tokenizer = training_tokenizer(pair)
-    prompts = args.prompt or [row["prompt"] for row in held_out[: args.samples]]
+    return args
 
+
+def of_both_drafts(args: argparse.Namespace, pair: Pair, prompts: list[str], held_out: list[dict]) -> tuple[dict, dict]:
+    """What the base and the tuned draft write, and what they think of the held-out pairs; one of them in memory at a time.
+
+    Returns:
+        "base" and "tuned" → an answer to each prompt; and → log π of "chosen" and "rejected" of each held-out row.
+    """
     from tqdm import tqdm
 
+    tokenizer = training_tokenizer(pair)
     texts: dict[str, list[str]] = {}
     scores: dict[str, list[dict[str, float]]] = {}
     for name in ("base", "tuned"):
@@ -139,6 +142,17 @@ def main() -> None:
             {side: log_probability(model, tokenizer, row, side, args.max_length) for side in ("chosen", "rejected")}
             for row in tqdm(held_out, desc=f"{name}: held-out rows", disable=not held_out)
         ]
+    return texts, scores
+
+
+def main() -> None:
+    args = read_arguments()
+    held_out = [] if args.prompt else split_rows(read_pairs(args.dataset), args.eval_fraction, args.seed)[1]
+    if not args.prompt and not held_out:
+        raise Problem("nothing is held out. Give --prompt, or an --eval-fraction above 0.")
+    pair = choose_pair(args)
+    prompts = args.prompt or [row["prompt"] for row in held_out[: args.samples]]
+    texts, scores = of_both_drafts(args, pair, prompts, held_out)
     result = {
         **provenance(conditions(args, pair)),
         "draft": pair.draft.id,

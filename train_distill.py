@@ -134,7 +134,7 @@ def on(targets, device):
 def train(
     args: argparse.Namespace, forward, trainable: list, next_batch, held_out: list[Example], folder: Path, settings: dict
 ):
-    """Distillation, start to end: about sixty lines, no trainer class.
+    """Distillation, start to end: one loop, no trainer class.
 
     `next_batch(step)` gives the examples of a step. Every --eval-steps steps the held-out overlap is measured and a checkpoint
     written; a run that resumes from it ends with the same weights.
@@ -151,8 +151,7 @@ def train(
     rows_file = folder / "metrics.jsonl"
     forget_rows_after(rows_file, step)
     if step == 0:
-        overlap = held_out_overlap(forward, held_out, args.batch_size, device)
-        append_jsonl(rows_file, {"step": 0, "held_out_overlap": overlap})
+        append_jsonl(rows_file, {"step": 0, "held_out_overlap": held_out_overlap(forward, held_out, args.batch_size, device)})
     bar = tqdm(total=args.steps, initial=step, desc=args.loss, unit="step")
     while step < args.steps:
         started = time.perf_counter()
@@ -164,21 +163,12 @@ def train(
         loss = loss_of(log_q, on(targets, device), generator)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(trainable, args.max_grad_norm)
-        if not (torch.isfinite(loss) and torch.isfinite(norm)):
-            raise Problem(
-                f"loss {loss.item()} and gradient norm {norm.item()} at step {step + 1}: training stopped, and the "
-                f"last good checkpoint is kept. Lower --learning-rate and run with --resume, or again."
-            )
+        check_finite(loss.item(), norm.item(), step + 1)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step += 1
-        row = {
-            "step": step,
-            "loss": loss.item(),
-            "grad_norm": norm.item(),
-            "positions": len(rows),
-            "seconds": time.perf_counter() - started,
-        }
+        seconds = time.perf_counter() - started
+        row = {"step": step, "loss": loss.item(), "grad_norm": norm.item(), "positions": len(rows), "seconds": seconds}
         if step % args.eval_steps == 0 or step == args.steps:
             row["held_out_overlap"] = held_out_overlap(forward, held_out, args.batch_size, device)
             bar.set_postfix(loss=row["loss"], overlap=row["held_out_overlap"])
@@ -188,6 +178,14 @@ def train(
             save_checkpoint(folder, step, trainable, optimizer, settings)
     bar.close()
     return list(read_jsonl(rows_file))
+
+
+def check_finite(loss: float, norm: float, step: int) -> None:
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        raise Problem(
+            f"loss {loss} and gradient norm {norm} at step {step}: training stopped, and the last good checkpoint is kept. "
+            "Lower --learning-rate and run with --resume, or again."
+        )
 
 
 # --- checkpoints: safetensors and a JSON file, written whole ----------------------------------------------------------
