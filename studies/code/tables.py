@@ -155,7 +155,7 @@ def row() -> str:
     prompts = found["domains"]["code"]["prompts"]
     return (
         f"Tuning is {NOT_YET}. The untuned draft: mean Σ min(p, q) {plain(code['overlap'])} on {prompts} code prompts, "
-        f"{percent(code['acceptance_rate']['mean'])} accepted/drafted at K = 4"
+        f"{plain(code['acceptance_rate'])} accepted/drafted at K = 4"
     )
 
 
@@ -174,6 +174,8 @@ def pairs() -> str:
         rows.append([f"{words} (the plan's)" if name in PLANS else words, *cells])
     costs = [f"c = {pair(name)['c']:.3f} for {name}" for name in (*OURS, *PLANS) if pair(name)]
     note = f"Accepted/drafted at K = 4, and the speed-up that it would give where memory is the limit ({', '.join(costs)})."
+    counts = [f"{words} {pair()['domains'][name]['prompts']}" for name, words in COMPLETIONS.items() if metrics(pair(), name)]
+    note += f" Prompts: {', '.join(counts)}. Intervals: Table 1 below; fewer than eight prompts have none."
     return f"{table(['draft → verifier', *COMPLETIONS.values()], rows)}\n\n{note} {machines(*OURS, *PLANS)}"
 
 
@@ -290,6 +292,8 @@ def most_disadvantaged() -> str:
     for name in DEFINITIONS:
         if base.get(name):
             values = base[name]["by_language"]
+            if any(one["interval"] is None for one in values.values()):
+                return "so few prompts a language rank none"
             languages = sorted(values, key=lambda language: -values[language]["mean"])[:3]
             worst.setdefault(", ".join(languages), []).append(name)
     if len(worst) == 1:
@@ -331,13 +335,16 @@ def lengths() -> str:
             if bursts["length"]:
                 cells = [plain(bursts["length"], 2), f"{bursts['longer']['mean']:.2g}", f"{bursts['geometric']:.2g}"]
             cells += [plain(one["tokens_per_pass"], 2), plain(one["speedup"], 2), f"{independent['speedup']:.2f}"]
-            cells.append(f"{plain(measured['speedup'], 2)}; {measured['independent']:.2f}" if measured else NOT_YET)
+            if found["live"]:
+                cells.append(f"{plain(measured['speedup'], 2)}; {measured['independent']:.2f}" if measured else "")
             cells += [percent(one["acceptance_rate"]["mean"]), percent(independent["acceptance_rate"])]
             rows.append([NAMES[domain], k, *cells])
     if not rows:
         return f"Table 4, draft length: {NOT_YET}."
     header = ["domain", "γ", "avg. burst len.", "P(burst > 10)", "geometric", "tokens per pass", "speed-up, replayed"]
-    header += ["independent positions", "live; independent at the measured c", "accept rate", "independent positions"]
+    header += ["independent positions"]
+    header += ["live; independent at the measured c"] if found["live"] else []
+    header += ["accept rate", "independent positions"]
     note = f"Draft: {draft}{'' if draft == DECIDES else f'; the tuned one, which the plan has here, is {NOT_YET}'}."
     return f"{table(header, rows)}\n\n{note} {machines(FAMILY)}"
 
