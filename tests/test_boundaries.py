@@ -1,7 +1,7 @@
 """What may import what. One way only: scripts → speculative_decode → specdec; a domain and a study know less than a script.
 
-Of a study, tables.py fills pages and asks the light modules alone, with the parts of it that have a file of their own (speed.py).
-An analysis beside it reads measured rows again: it may ask specdec and domains, but no script, and no torch.
+Of a study, tables.py fills pages and asks the light modules alone, as does a part of it in a file of its own (speed.py). An
+analysis beside it reads measured rows again: it may ask specdec and domains, but no script, and no torch.
 
 Imports are read from the source, those inside functions too, so nothing has to run.
 """
