@@ -233,8 +233,9 @@ def square() -> str:
 def reading() -> str:
     """The square's summary in words: own domain against the others, and what was forgotten."""
     drafts = load(STUDY)["square"]
-    own, others = [], []
-    forgot = []
+    own: list[str] = []
+    others: list[str] = []
+    forgot: list[str] = []
     for arm in drafts:
         for domain, change in arm["on"].items():
             side = own if domain in arm["domain"].split(" + ") else others
