@@ -57,6 +57,7 @@ def trained(tiny, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(weights, "_hub_answers", False)
+        patch.setattr(sys.modules["__main__"], "__spec__", None)  # `python -m pytest` is not the command of a result
         patch.setattr(sys, "argv", ["train_dpo.py", *map(str, options(tiny, "--json", "metrics.json"))])
         assert train_dpo.main() == 0
     return folder / "final_adapter"
