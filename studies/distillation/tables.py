@@ -305,7 +305,8 @@ def chosen() -> str:
     metrics, draft = {**distilled(ADAPTERS), **distilled(ARMS)}, shipped_draft()
     arms = equal_budget()
     held_out = metrics[arms["kl"]]["rows"]["held_out"]
-    before, later = [], []
+    before: list[str] = []
+    later: list[str] = []
     for loss in sorted(arms, key=lambda loss: -metrics[arms[loss]]["held_out_overlap"]["after"]):
         arm = metrics[arms[loss]]
         then = arm["environment"]["commit"] == metrics[draft]["environment"]["commit"]
