@@ -63,7 +63,7 @@ class Int8Model:
                 "rows. Tokenizer and weights do not belong together: choose a folder where they do."
             )
         self.unnamed = torch.tensor(sorted(set(range(self.width)) - set(self.rows.tolist())), dtype=torch.long)
-        self.embedding, self.rotary = model.model.embed_tokens.weight.detach(), model.model.rotary_emb
+        self.embedding, self.rotary = own(model.model.embed_tokens.weight.detach()), model.model.rotary_emb
         finite = [bool(piece.sum().isfinite()) for piece in pieces([self.embedding])]  # at once, it would be copied whole
         if not all(finite):
             raise Problem(f"the weights of {self.name} hold numbers that are not finite (embed_tokens). Choose others.")
@@ -215,6 +215,11 @@ def taken(linears: list, rows: Tensor | None) -> tuple[list[Tensor], Tensor | No
     for linear in linears:
         linear.weight = None
     return weights, bias
+
+
+def own(matrix: Tensor) -> Tensor:
+    """The matrix, copied where it is a window on a file that holds others too: the file would stay in memory with it."""
+    return matrix.clone() if matrix.untyped_storage().nbytes() > matrix.nbytes else matrix
 
 
 def copy_vectors(model: PreTrainedModel) -> None:
