@@ -46,11 +46,11 @@ def summary_row(decodings: dict[tuple, Runs], decoding: tuple, about: dict[str, 
 
 
 def ratio(runs: Runs, others: Runs | None) -> float | None:
-    """Median over the prompts that both have; None where there is none."""
+    """Mean over the prompts that both have, of a prompt's ratio; None where there is none."""
     both = [prompt for prompt in runs if others and prompt in others]
     if not others or not both:
         return None
-    return statistics.median(runs[prompt]["tokens_per_second"] / others[prompt]["tokens_per_second"] for prompt in both)
+    return statistics.mean(runs[prompt]["tokens_per_second"] / others[prompt]["tokens_per_second"] for prompt in both)
 
 
 def blocks_row(runs: list[dict], k: int, about: dict, rates: dict | None) -> dict:

@@ -11,6 +11,9 @@ cd "$(dirname "$0")/../.."
 each=${EACH:-40}
 results=studies/code/results
 texts=studies/code/answers
+distill() { # NAME, then options; a draft whose weights are here stays
+  [ -e "studies/code/drafts/$1/adapter_model.safetensors" ] || python train_distill.py --output-dir "studies/code/drafts/$1" "${@:2}"
+}
 answers="--raw --max-new-tokens 128"
 family="--pair qwen-coder --max-new-tokens 128 --answers $results/answers.jsonl --results-dir $results/qwen-coder"
 foreign="--pair smollm2-qwen --max-new-tokens 128 --answers $results/answers.jsonl --results-dir $results/smollm2-qwen"
@@ -34,8 +37,8 @@ if [ "${1:-all}" = second ]; then
   small="--pair qwen-coder --limit 64 --batch-size 2 --learning-rate 3e-4"
   python -m studies.code.human --pair qwen-coder --limit 74 --max-tokens 256 --output $texts/human.jsonl --prompts $texts/prompts.jsonl
   python generate_answers.py $answers --pair qwen-coder --batch-size 8 --top-probs 128 --prompts $texts/prompts.jsonl --output $texts/distilled.jsonl
-  python train_distill.py $small --loss nll --answers $texts/human.jsonl --output-dir studies/code/drafts/human
-  python train_distill.py $small --loss tvdpp_position --answers $texts/distilled.jsonl --output-dir studies/code/drafts/distilled
+  distill human $small --loss nll --answers $texts/human.jsonl
+  distill distilled $small --loss tvdpp_position --answers $texts/distilled.jsonl
   python evaluate_acceptance.py paired $family --prompts $results/prompts.jsonl --drafts base human=studies/code/drafts/human \
     distilled=studies/code/drafts/distilled
   python -m studies.code.analysis
@@ -52,9 +55,9 @@ python generate_answers.py $answers --pair qwen-coder --top-probs 128 --prompts 
 
 # --- the drafts (2 hours each: 180,000 tokens, forward and backward at 30 tokens/s) ---
 for name in human human-balanced human-worst; do
-  python train_distill.py --pair qwen-coder --loss nll --answers $texts/$name.jsonl --output-dir studies/code/drafts/$name
+  distill $name --pair qwen-coder --loss nll --answers $texts/$name.jsonl
 done
-python train_distill.py --pair qwen-coder --loss tvdpp_position --answers $texts/distilled.jsonl --output-dir studies/code/drafts/distilled
+distill distilled --pair qwen-coder --loss tvdpp_position --answers $texts/distilled.jsonl
 
 # --- what they do to acceptance (4 hours), and live by draft length on 20 prompts (80 minutes a length) ---
 python evaluate_acceptance.py paired $family --prompts $results/prompts.jsonl --drafts base human=studies/code/drafts/human \

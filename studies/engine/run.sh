@@ -5,10 +5,11 @@ cd "$(dirname "$0")/../.."
 results=studies/engine/results
 
 python check_exactness.py --samples 150 --json $results/exactness.json  # 6 minutes
+python check_exactness.py --samples 150 --backend int8 --json $results/exactness_int8.json  # 3 minutes
 
-# --- every engine, each in a process of its own: 15 minutes on a CPU without bf16 instructions ---
+# --- every engine, each in a process of its own: 20 minutes on a CPU without bf16 instructions ---
 pip install --quiet -r requirements-peers.txt  # llama.cpp; without it its rows say that it is not installed
-python benchmark_decoding.py --drafts base distilled=adapters/distilled --limit 4 --max-new-tokens 32 \
+python benchmark_decoding.py --drafts base distilled=adapters/distilled --limit 8 --max-new-tokens 32 \
   --peers llama.cpp=2,4 int8=1,2,3,4 transformers=2 generate --llama-cpp-draft Qwen/Qwen2.5-Coder-0.5B-Instruct \
   --lengths 100 1000 2000 --json $results/benchmark.json
 
