@@ -409,7 +409,8 @@ def answer() -> str:
         f"**The text: no deviation was found. With the models in their own precision the chi-square test on "
         f"{samplers['ours']['samples']} texts has p = {samplers['ours']['p_value']:.2g}, that of transformers' own `generate` "
         f"{samplers['generate']['p_value']:.2g}{in_int8()}. The speed: in int8 on this CPU the best draft {verdict}: "
-        f"`{best['draft']}` at K = {best['k']} makes {said(speedup)} times the tokens a second of no draft ({counted(best['prompts'])}, on which draft "
+        f"`{best['draft']}` at K = {best['k']} makes {said(speedup)} times the tokens a second of no draft "
+        f"({counted(best['prompts'])}, on which draft "
         f"and K were chosen too){against}.**"
     )
 
