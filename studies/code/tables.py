@@ -225,8 +225,11 @@ def trained(settings: dict | None) -> str:
     if settings is None:
         return "–"
     loss = settings.get("loss", "unknown")
-    texts = f" on {settings['answers']} texts" if "answers" in settings else ""
-    return f"{LOSSES.get(loss, loss)}{texts}"
+    words = [f"{LOSSES.get(loss, loss)} on {settings['answers']} texts" if "answers" in settings else LOSSES.get(loss, loss)]
+    if "steps" in settings:
+        words.append(f"of at most {settings['max_new_tokens']} tokens")
+        words.append(f"{settings['steps']} steps of {settings['batch_size']} at {settings['learning_rate']:g}")
+    return ", ".join(words)
 
 
 # --- table 3: who is left behind --------------------------------------------------------------------------------------
