@@ -69,6 +69,7 @@ if TYPE_CHECKING:
     from specdec.distillation import DraftView, Example
 
 NEEDS_NO_PROBS = ("nll",)
+READS_ALL_OF_Q = ("tvdpp_sampled",)  # the other losses read q at the listed tokens and the verifier's own
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
@@ -110,7 +111,7 @@ def held_out_overlap(forward, examples: list[Example], batch_size: int, device) 
         return None
     import torch
 
-    from specdec.distillation import collate
+    from specdec.distillation import at_listed, collate
     from specdec.losses import overlap
 
     means: list[float] = []
@@ -118,7 +119,8 @@ def held_out_overlap(forward, examples: list[Example], batch_size: int, device) 
         for start in range(0, len(examples), batch_size):
             batch = examples[start : start + batch_size]
             ids, mask, rows, targets = collate(batch)
-            found = overlap(forward(ids.to(device), mask.to(device), rows.to(device)), on(targets, device))
+            columns, targets = at_listed(on(targets, device))
+            found = overlap(forward(ids.to(device), mask.to(device), rows.to(device), columns), targets)
             means += [float(part.mean()) for part in found.split([len(example.rows) for example in batch])]
     return sum(means) / len(means)
 
@@ -142,7 +144,7 @@ def train(
     import torch
     from tqdm import tqdm
 
-    from specdec.distillation import collate, learning_rate
+    from specdec.distillation import at_listed, collate, learning_rate
 
     device = trainable[0].device
     loss_of = LOSSES[args.loss]
@@ -159,8 +161,9 @@ def train(
             group["lr"] = learning_rate(args.learning_rate, step, args.steps, args.warmup)
         ids, mask, rows, targets = collate(next_batch(step))
         generator = torch.Generator(device=device).manual_seed(args.seed * 1_000_003 + step)
-        log_q = forward(ids.to(device), mask.to(device), rows.to(device))
-        loss = loss_of(log_q, on(targets, device), generator)
+        columns, targets = at_listed(on(targets, device)) if args.loss not in READS_ALL_OF_Q else (None, on(targets, device))
+        log_q = forward(ids.to(device), mask.to(device), rows.to(device), columns)
+        loss = loss_of(log_q, targets, generator)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(trainable, args.max_grad_norm)
         check_finite(loss.item(), norm.item(), step + 1)

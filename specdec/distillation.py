@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from specdec.alignment import draft_reading
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from specdec.vocabulary import VocabularyMap
 
 POSITIONS_AT_ONCE = 128  # whose logits are in memory together
-HELD_COPIES = 3  # of [N, V] in float32, at the peak of a step: log q, its gradient, and one on the way
+HELD_COPIES = 3  # of these logits in float32, at the peak of a step: log q, its gradient, and one on the way
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,27 @@ def collate(examples: list[Example]) -> tuple[Tensor, Tensor, Tensor, Targets]:
     return ids, mask, rows, targets
 
 
+def at_listed(targets: Targets) -> tuple[Tensor, Targets]:
+    """What a loss reads of q: the M listed tokens of each position, and the one that the verifier emitted.
+
+    Returns:
+        columns [N, M + 1], the draft's ids of these tokens; and the same targets, for a log q [N, M + 1] at these columns.
+    """
+    import torch
+
+    listed = targets.p_ids.shape[1]
+    columns = torch.cat([targets.p_ids, targets.tokens.clamp(min=0)[:, None]], dim=1)
+    numbers = torch.arange(listed, device=columns.device).expand_as(targets.p_ids)
+    tokens = targets.tokens.masked_fill(targets.tokens >= 0, listed)  # −1, a token that is not shared, stays
+    return columns, replace(targets, p_ids=numbers, tokens=tokens)
+
+
 def answer_log_probs(shared: VocabularyMap, temperature: float, width: int):
     """A module that wraps a draft: (ids [B, L], mask [B, L], rows [N]) → log q [N, V] at these positions alone.
 
+    With columns [N, C], draft ids for each position: log q [N, C] at these, and [N, V] is never in memory.
     The output layer is applied to the answers' positions only: of a vocabulary of 150,000 it is the largest part of a step.
-    What lies between it and log q is computed for a few positions at once, and again in the backward pass: half as much of
-    [N, V] is in memory at the peak.
+    What lies between it and log q is computed for a few positions at once, and again in the backward pass.
     """
     import torch
     from torch.utils.checkpoint import checkpoint
@@ -100,18 +115,20 @@ def answer_log_probs(shared: VocabularyMap, temperature: float, width: int):
         def __init__(self, model):
             super().__init__()
             self.model = model
-            self.register_buffer("columns", column_mask(shared.draft_ids, width).to(model.device), persistent=False)
+            self.register_buffer("shared_columns", column_mask(shared.draft_ids, width).to(model.device), persistent=False)
 
-        def forward(self, ids: Tensor, mask: Tensor, rows: Tensor) -> Tensor:
+        def forward(self, ids: Tensor, mask: Tensor, rows: Tensor, columns: Tensor | None = None) -> Tensor:
             inner = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
             hidden = inner.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
             head = inner.get_output_embeddings()
 
-            def log_probs(read: Tensor) -> Tensor:
-                return shared_log_probs(head(read), self.columns, temperature)
+            def log_probs(read: Tensor, wanted: Tensor | None) -> Tensor:
+                log_q = shared_log_probs(head(read), self.shared_columns, temperature)
+                return log_q if wanted is None else log_q.gather(1, wanted)
 
-            parts = hidden.flatten(0, 1)[rows].split(POSITIONS_AT_ONCE)
-            return torch.cat([checkpoint(log_probs, part, use_reentrant=False) for part in parts])
+            read = hidden.flatten(0, 1)[rows].split(POSITIONS_AT_ONCE)
+            wanted = [None] * len(read) if columns is None else columns.split(POSITIONS_AT_ONCE)
+            return torch.cat([checkpoint(log_probs, *part, use_reentrant=False) for part in zip(read, wanted, strict=True)])
 
     return AnswerLogProbs
 

@@ -10,7 +10,7 @@ import train_distill
 from specdec import distillation, models
 from specdec.alignment import draft_probs, overlap_and_kept, verifier_probs
 from specdec.answers import read_answers, read_probs
-from specdec.distillation import answer_log_probs, batches, collate, learning_rate
+from specdec.distillation import answer_log_probs, at_listed, batches, collate, learning_rate
 from specdec.engine import Engine
 from specdec.files import read_jsonl, write_jsonl
 from specdec.losses import LOSSES, overlap
@@ -130,6 +130,32 @@ def test_log_q_of_few_positions_at_once_is_that_of_all(home, tiny, monkeypatch):
     (few, few_gradient), (whole, whole_gradient) = found
     assert len(few) > 6 and torch.allclose(few, whole, atol=1e-6)
     assert torch.allclose(few_gradient, whole_gradient, atol=1e-6) and whole_gradient.abs().max() > 1e-4
+
+
+def test_log_q_at_the_listed_tokens_alone_gives_every_loss_its_value_and_gradient(home, tiny, monkeypatch):
+    """All but the one that samples from the whole of q."""
+    monkeypatch.setattr(distillation, "POSITIONS_AT_ONCE", 5)
+    lesson, pair = lesson_and_pair(tiny)
+    examples = [lesson.example({**row, "prompted": {}}, True) for row in read_answers(home / "answers.jsonl")[:3]]
+    ids, mask, rows, targets = collate(examples)
+    model = models.load_model(pair.draft, dtype=torch.float32)
+    forward = answer_log_probs(lesson.shared, 0.7, model.config.vocab_size)(model)
+    columns, listed = at_listed(targets)
+    assert (targets.tokens < 0).any(), "some token of the verifier is not the draft's"
+    assert forward(ids, mask, rows, columns).shape == columns.shape
+    for name in set(LOSSES) - set(train_distill.READS_ALL_OF_Q):
+        whole, gradient = value_and_gradient(model, LOSSES[name], forward(ids, mask, rows), targets)
+        narrow, narrow_gradient = value_and_gradient(model, LOSSES[name], forward(ids, mask, rows, columns), listed)
+        assert narrow == pytest.approx(whole, abs=1e-6), name
+        assert torch.allclose(narrow_gradient, gradient, atol=1e-6) and gradient.abs().max() > 1e-4, name
+
+
+def value_and_gradient(model, loss_of, log_q, targets) -> tuple[float, torch.Tensor]:
+    model.zero_grad()
+    loss = loss_of(log_q, targets)
+    loss.backward()
+    gradients = [parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None]
+    return loss.item(), torch.cat(gradients)
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
