@@ -537,16 +537,22 @@ def distill(
 def step_memory(args: argparse.Namespace, model, trainable: int, stored: list[Example]) -> dict[str, int]:
     """Bytes that a step of the longest answers takes beside the models, which are loaded.
 
-    A draft's own answer (online) is at most as long as the longest stored one.
+    A draft's own answer (online) is at most as long as the longest stored one. On a CPU steps of other lengths leave holes in
+    the heap that no later tensor fits.
     """
-    from specdec.distillation import HELD_COPIES
+    from specdec.distillation import HELD_COPIES, HOLES, POSITIONS_AT_ONCE
 
     longest = max(len(example.context) for example in stored)
-    positions = max(len(example.rows) for example in stored)
+    positions = args.batch_size * max(len(example.rows) for example in stored)
+    if args.loss not in READS_ALL_OF_Q:
+        positions = min(positions, POSITIONS_AT_ONCE)
     columns = len(model.get_output_embeddings().weight)
     needed = memory_needed(model, trainable, args.batch_size, longest)
     del needed["weights"]
-    return {**needed, "output_layer": HELD_COPIES * args.batch_size * positions * columns * 4}
+    needed["output_layer"] = HELD_COPIES * positions * columns * 4
+    if model.device.type == "cpu":
+        needed["holes"] = HOLES * needed["activations"]
+    return needed
 
 
 def memory_remedy(args: argparse.Namespace) -> str:

@@ -1,19 +1,23 @@
 """Distillation end to end on tiny models: aligned, learning, resumable, and one line for bad input."""
 
 import json
+from argparse import Namespace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import small_model
+from peft import get_peft_model
 
 import generate_answers
 import train_distill
-from specdec import distillation, models
+from specdec import distillation, models, training
 from specdec.alignment import draft_probs, overlap_and_kept, verifier_probs
 from specdec.answers import read_answers, read_probs
 from specdec.distillation import answer_log_probs, at_listed, batches, collate, learning_rate
 from specdec.engine import Engine
 from specdec.files import read_jsonl, write_jsonl
-from specdec.losses import LOSSES, overlap
+from specdec.losses import LOSSES, Targets, overlap
 from specdec.models import prompt_token_ids
 from specdec.sampling import Settings
 
@@ -166,6 +170,55 @@ def test_too_little_memory_is_refused_with_the_number(cli, home, tiny, tmp_path,
     status, _, err = cli(train_distill, *options(home, tiny, "--max-steps", 2))
     assert status == 1 and "GiB of memory" in err.splitlines()[-1] and "Lower --batch-size" in err
     assert not (tmp_path / "tuned").exists()
+
+
+@pytest.mark.parametrize("loss", ["nll", "kl", "tvdpp_sampled"])
+@pytest.mark.parametrize("shape", [{"vocab_size": 8000}, {"vocab_size": 64, "num_hidden_layers": 8}])
+def test_the_estimate_of_memory_is_what_a_step_takes(loss, shape):
+    """Both where the vocabulary is most of it and where the layers are; the holes of the heap aside, at most a fifth too much."""
+    model = small_model("qwen2", intermediate_size=160, max_position_embeddings=256, **shape)
+    model.set_attn_implementation("eager")
+    model = get_peft_model(model, training.fresh_adapter(model, 8))
+    width = model.config.vocab_size
+    examples = [example_of(width, prompt=20, answer=200, listed=16) for _ in range(2)]
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    taken = tensor_peak(lambda: one_step(model, loss, examples))
+    count = sum(parameter.numel() for parameter in trainable)
+    needed = train_distill.step_memory(Namespace(loss=loss, batch_size=2), model, count, examples)
+    assert taken < sum(needed.values())
+    in_use = needed["adapter"] + needed["activations"] + needed["output_layer"]
+    assert 0.9 * taken < in_use < 1.2 * taken
+
+
+def example_of(width: int, prompt: int, answer: int, listed: int) -> distillation.Example:
+    """Random tokens, with p on the first `listed` of the vocabulary at each position."""
+    p_ids = torch.arange(listed).repeat(answer, 1)
+    targets = Targets(p_ids, torch.rand(answer, listed).softmax(-1), torch.randint(width, (answer,)), torch.zeros(answer))
+    rows = list(range(prompt - 1, prompt - 1 + answer))
+    return distillation.Example(torch.randint(width, (prompt + answer,)).tolist(), rows, targets)
+
+
+def one_step(model, loss: str, examples: list) -> None:
+    """Forward, backward and Adam's step, as the loop does them."""
+    shared = SimpleNamespace(draft_ids=range(model.config.vocab_size))
+    forward = answer_log_probs(shared, 0.7, model.config.vocab_size)(model)
+    optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad])
+    ids, mask, rows, targets = collate(examples)
+    columns, targets = (None, targets) if loss in train_distill.READS_ALL_OF_Q else at_listed(targets)
+    LOSSES[loss](forward(ids, mask, rows, columns), targets).backward()
+    optimizer.step()
+
+
+def tensor_peak(work) -> int:
+    """Bytes of tensors that `work` has in memory at its peak, by torch's own count."""
+    with torch.autograd.profiler.profile(profile_memory=True) as profile:
+        work()
+    events = [event for event in profile.kineto_results.events() if event.name() == "[memory]"]
+    now = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        peak = max(peak, now)
+    return peak
 
 
 @pytest.mark.parametrize("loss", sorted(LOSSES))
