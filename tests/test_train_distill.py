@@ -175,7 +175,7 @@ def test_too_little_memory_is_refused_with_the_number(cli, home, tiny, tmp_path,
 @pytest.mark.parametrize("loss", ["nll", "kl", "tvdpp_sampled"])
 @pytest.mark.parametrize("shape", [{"vocab_size": 8000}, {"vocab_size": 64, "num_hidden_layers": 8}])
 def test_the_estimate_of_memory_is_what_a_step_takes(loss, shape):
-    """Both where the vocabulary is most of it and where the layers are; the holes of the heap aside, at most a fifth too much."""
+    """Where the vocabulary is most of it and where the layers are; holes of the heap aside, at most a fifth too much."""
     model = small_model("qwen2", intermediate_size=160, max_position_embeddings=256, **shape)
     model.set_attn_implementation("eager")
     model = get_peft_model(model, training.fresh_adapter(model, 8))
