@@ -136,11 +136,11 @@ def speed() -> str:
     )
 
 
-def medians(result: dict) -> str:
+def medians(result: dict, ratios: str = "of ratios means") -> str:
     conditions = result["conditions"]
     return (
-        f"Medians over {conditions['prompts']} prompts, of ratios means; {conditions['max_new_tokens']} new tokens, "
-        f"temperature {conditions['temperature']}."
+        f"Medians over {conditions['prompts']} prompts, {ratios}; {conditions['max_new_tokens']} new tokens, "
+        f"temperature {conditions['temperature']}. The time of a text begins with its prompt."
     )
 
 
@@ -187,7 +187,7 @@ def bf16() -> str:
         f"{table(EVERY, every_decoding(result))}\n\nCost ratio c = {cost_ratios(result)['transformers']:.3f}; time outside the "
         f"two models' forwards at most {overhead:.1%}; peak memory {peak(result, 'transformers')} GiB. Where one model drafts "
         f"for itself (SmolLM2, K = {same['k']}), our loop makes {same['ours']:.1f} tokens/s and transformers' assisted "
-        f"generation {same['assisted_generation']:.1f}. {medians(result)} {hardware([result['environment']])}"
+        f"generation {same['assisted_generation']:.1f}. {medians(result, 'of ratios too')} {hardware([result['environment']])}"
     )
 
 
