@@ -146,6 +146,13 @@ def point(number: int) -> dict:
     return {"marker": marker, "color": "black", "markerfacecolor": filling}
 
 
+def draw_means(panel, at: list[float], found: list[dict], number: int, label: str) -> None:
+    """Means with their intervals at these places along the x axis, as the `number`th kind of point."""
+    for place, one in zip(at, found, strict=True):
+        panel.plot([place] * 2, one["interval"], color="black", linewidth=1)
+    panel.plot(at, [one["mean"] for one in found], **point(number), linestyle="none", label=label)
+
+
 def zero_line(panel, horizontal: bool) -> None:
     (panel.axhline if horizontal else panel.axvline)(0, color="black", linewidth=0.8, linestyle=":")
 

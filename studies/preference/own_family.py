@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from specdec.files import read_jsonl
 from specdec.intervals import mean_with_interval
-from specdec.report import hardware, load, new_figure, percent, point, span, table, verdict, zero_line
+from specdec.report import draw_means, hardware, load, new_figure, percent, point, span, table, verdict, zero_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -240,9 +240,7 @@ def draw_positions() -> Figure:
     for number, (draft, found) in enumerate(positions().items()):
         points = position_points(found)
         at = [index + 0.15 * number for index in range(len(points))]
-        for place, (_, change) in zip(at, points, strict=True):
-            panel.plot([place] * 2, change["interval"], color="black", linewidth=1)
-        panel.plot(at, [change["mean"] for _, change in points], **point(number), linestyle="none", label=draft)
+        draw_means(panel, at, [change for _, change in points], number, draft)
     zero_line(panel, horizontal=True)
     panel.set_xticks(range(len(points)), [name for name, _ in points])
     panel.set(xlabel="tokens of the answer", ylabel="change against the base draft")

@@ -20,6 +20,7 @@ from specdec.files import read_jsonl
 from specdec.intervals import mean_with_interval
 from specdec.report import (
     Part,
+    draw_means,
     first_trainings,
     hardware,
     interval,
@@ -586,9 +587,7 @@ def draw_positions() -> Figure:
     figure, (panel,) = new_figure(6, 3.2)
     for number, (draft, shares) in enumerate(found.items()):
         at = [index + 0.08 * number for index in range(1, len(shares) + 1)]
-        for place, share in zip(at, shares, strict=True):
-            panel.plot([place] * 2, share["interval"], color="black", linewidth=1)
-        panel.plot(at, [share["mean"] for share in shares], **point(number), linestyle="none", label=draft)
+        draw_means(panel, at, shares, number, draft)
     longest = max(map(len, found.values()))
     panel.set(xlabel="position in the block", ylabel="accepted / tested", ylim=(0, 1), xticks=range(1, longest + 1))
     panel.legend(title="draft")
@@ -641,10 +640,8 @@ def draw_where() -> Figure:
     figure, (panel,) = new_figure(7, 3.5)
     for number, draft in enumerate(COMPARED):
         points = position_points(draft)
-        for index, (_, change) in enumerate(points):
-            panel.plot([index + 0.15 * number] * 2, change["interval"], color="black", linewidth=1)
         at = [index + 0.15 * number for index in range(len(points))]
-        panel.plot(at, [change["mean"] for _, change in points], **point(number), linestyle="none", label=draft)
+        draw_means(panel, at, [change for _, change in points], number, draft)
     zero_line(panel, horizontal=True)
     panel.set_xticks(range(len(points)), [name for name, _ in points])
     panel.set(xlabel="tokens of the answer", ylabel="change against the base draft")
