@@ -36,6 +36,12 @@ def test_a_benchmark_of_one_prompt_has_no_interval(changed):
     assert "95%" not in tables.answer() and "on one prompt" in tables.row()
 
 
+def test_without_a_test_of_int8_the_page_claims_none(monkeypatch, tmp_path):
+    assert "in int8, on 150 texts" in tables.row() and "| ours |" in tables.exactness_int8()
+    monkeypatch.setattr(tables, "EXACTNESS_INT8", tmp_path / "none.json")
+    assert "in int8, on" not in tables.row() and tables.exactness_int8() == ""
+
+
 @pytest.mark.parametrize("shift, verdict", [(-3, "costs time"), (3, "pays")])
 def test_the_answer_follows_the_interval(changed, shift, verdict):
     def shifted(result):
