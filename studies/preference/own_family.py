@@ -219,26 +219,40 @@ def kinds_in_words() -> str:
     )
 
 
-def position_points(found: dict) -> list[tuple[str, dict]]:
-    """(tokens of the answer, the change there), from the first on."""
-    points = [(name, group["change"]) for name, group in found["by_position"]["dpo"].items()]
-    return sorted(points, key=lambda named: int(named[0].split()[0]))
+def of_dpo() -> dict[str, dict]:
+    """draft → its groups of tokens by position in the answer."""
+    return {draft: found["by_position"]["dpo"] for draft, found in positions().items()}
 
 
 def positions_in_words() -> str:
-    said = []
-    for draft, found in positions().items():
-        said.append(f"{draft}: {', '.join(f'{name} {span(change, 3)}' for name, change in position_points(found))}")
     return (
         "Change of acceptance on AT prompts by position in the answer, after the small training, with 95% intervals. "
-        f"{'; '.join(said)}."
+        f"{by_position_in_words(of_dpo())}."
     )
 
 
 def draw_positions() -> Figure:
+    return draw_by_position(of_dpo())
+
+
+def position_points(groups: dict[str, dict]) -> list[tuple[str, dict]]:
+    """(tokens of the answer, the change there), from the first on."""
+    points = [(name, group["change"]) for name, group in groups.items()]
+    return sorted(points, key=lambda named: int(named[0].split()[0]))
+
+
+def by_position_in_words(drafts: dict[str, dict]) -> str:
+    said = []
+    for draft, groups in drafts.items():
+        said.append(f"{draft}: {', '.join(f'{name} {span(change, 3)}' for name, change in position_points(groups))}")
+    return "; ".join(said)
+
+
+def draw_by_position(drafts: dict[str, dict]) -> Figure:
+    """The changes of several drafts, each given as its groups by position."""
     figure, (panel,) = new_figure(7, 3.5)
-    for number, (draft, found) in enumerate(positions().items()):
-        points = position_points(found)
+    for number, (draft, groups) in enumerate(drafts.items()):
+        points = position_points(groups)
         at = [index + 0.15 * number for index in range(len(points))]
         draw_means(panel, at, [change for _, change in points], number, draft)
     zero_line(panel, horizontal=True)

@@ -626,27 +626,18 @@ def where() -> str:
     )
 
 
-def position_points(draft: str) -> list[tuple[str, dict]]:
-    found = load(POSITIONS)["at"]["by_position"][draft]
-    return sorted(((name, group["change"]) for name, group in found.items()), key=lambda item: int(item[0].split()[0]))
+def by_position() -> dict[str, dict]:
+    found = load(POSITIONS)["at"]["by_position"]
+    return {draft: found[draft] for draft in COMPARED}
 
 
 def where_in_words() -> str:
-    parts = [f"{draft}: {', '.join(f'{n} {span(c, 3)}' for n, c in position_points(draft))}" for draft in COMPARED]
-    return f"Change of acceptance on AT prompts by position in the answer, with 95% intervals. {'; '.join(parts)}."
+    said = own_family.by_position_in_words(by_position())
+    return f"Change of acceptance on AT prompts by position in the answer, with 95% intervals. {said}."
 
 
 def draw_where() -> Figure:
-    figure, (panel,) = new_figure(7, 3.5)
-    for number, draft in enumerate(COMPARED):
-        points = position_points(draft)
-        at = [index + 0.15 * number for index in range(len(points))]
-        draw_means(panel, at, [change for _, change in points], number, draft)
-    zero_line(panel, horizontal=True)
-    panel.set_xticks(range(len(points)), [name for name, _ in points])
-    panel.set(xlabel="tokens of the answer", ylabel="change against the base draft")
-    panel.legend()
-    return figure
+    return own_family.draw_by_position(by_position())
 
 
 # --- pages ------------------------------------------------------------------------------------------------------------
