@@ -401,17 +401,18 @@ def still() -> str:
 def answer() -> str:
     """Both halves of the page's question."""
     samplers, best = load(EXACTNESS)["results"], best_draft()
-    speedup, beside = ratio_of(best, best["peer"]), ratio_of(best, "llama.cpp")
-    low, high = (speedup and speedup["interval"]) or (0.0, math.inf)  # of one prompt there is none
+    speedup = ratio_of(best, best["peer"])
+    low, high = speedup["interval"] or (0.0, math.inf)  # of one prompt there is none
     verdict = "pays" if low > 1 else "costs time" if high < 1 else "was not shown to pay"
-    against = f", and {said(beside)} times those of llama.cpp without a draft" if beside else ""
+    against = ""
+    if best["over_llama_cpp"] is not None:
+        against = f", and {said(ratio_of(best, 'llama.cpp'))} times those of llama.cpp without a draft"
     return (
         f"**The text: no deviation was found. With the models in their own precision the chi-square test on "
         f"{samplers['ours']['samples']} texts has p = {samplers['ours']['p_value']:.2g}, that of transformers' own `generate` "
         f"{samplers['generate']['p_value']:.2g}{in_int8()}. The speed: in int8 on this CPU the best draft {verdict}: "
         f"`{best['draft']}` at K = {best['k']} makes {said(speedup)} times the tokens a second of no draft "
-        f"({counted(best['prompts'])}, on which draft "
-        f"and K were chosen too){against}.**"
+        f"({counted(best['prompts'])}, on which draft and K were chosen too){against}.**"
     )
 
 
@@ -423,10 +424,8 @@ def in_int8() -> str:
     return f"; in int8, on {ours['samples']} texts, ours has {ours['p_value']:.2g}"
 
 
-def said(ratio: dict | None) -> str:
+def said(ratio: dict) -> str:
     """`1.17 (1.02 to 1.31)`, or without the interval that one prompt does not give."""
-    if ratio is None:
-        return "an unknown number of"
     known = bounds_of(ratio)
     return f"{ratio['mean']:.2f} (95% interval {known})" if known else f"{ratio['mean']:.2f}"
 
@@ -441,8 +440,7 @@ def row() -> str:
     """The cell in the front page's table of studies."""
     ours, plain = (load(EXACTNESS)["results"][name] for name in ("ours", "generate"))
     best = best_draft()
-    beside = ratio_of(best, "llama.cpp")
-    against = f", {said(beside)} × llama.cpp" if beside else ""
+    against = "" if best["over_llama_cpp"] is None else f", {said(ratio_of(best, 'llama.cpp'))} × llama.cpp"
     return (
         f"No deviation found: chi-square on {ours['samples']} texts has p = {ours['p_value']:.2g} (`generate`: "
         f"{plain['p_value']:.2g}{in_int8()}). In int8 with the {best['draft']} draft at K = {best['k']}, "
@@ -459,15 +457,13 @@ def bounds_of(found: dict, digits: int = 2) -> str:
     return " to ".join(f"{bound:.{digits}f}" for bound in found["interval"] or [])
 
 
-def ratio_of(best: dict, peer: str) -> dict | None:
+def ratio_of(best: dict, peer: str) -> dict:
     """A decoding's tokens a second over `peer`'s without a draft: the mean over prompts of their ratios, with its interval."""
     result = load(SPEED)
     speeds: dict[tuple, dict[str, float]] = {}
     for found in result["rows"]:
         speeds.setdefault((found["peer"], found["draft"], found["k"]), {})[found["prompt"]] = found["tokens_per_second"]
-    drafted, plain = speeds[best["peer"], best["draft"], best["k"]], speeds.get((peer, None, 0))
-    if not plain:
-        return None
+    drafted, plain = speeds[best["peer"], best["draft"], best["k"]], speeds[peer, None, 0]
     ratios = [drafted[prompt] / plain[prompt] for prompt in drafted if prompt in plain]
     return mean_with_interval(ratios, result["conditions"]["seed"])
 
