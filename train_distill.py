@@ -161,7 +161,9 @@ def train(
             group["lr"] = learning_rate(args.learning_rate, step, args.steps, args.warmup)
         ids, mask, rows, targets = collate(next_batch(step))
         generator = torch.Generator(device=device).manual_seed(args.seed * 1_000_003 + step)
-        columns, targets = at_listed(on(targets, device)) if args.loss not in READS_ALL_OF_Q else (None, on(targets, device))
+        columns, targets = None, on(targets, device)
+        if args.loss not in READS_ALL_OF_Q:
+            columns, targets = at_listed(targets)
         log_q = forward(ids.to(device), mask.to(device), rows.to(device), columns)
         loss = loss_of(log_q, targets, generator)
         loss.backward()

@@ -77,7 +77,6 @@ class Int8Model:
         self.norm, self.eps = model.model.norm.weight.detach().float(), model.model.norm.variance_epsilon
         self.heads, self.head_size = (config.num_attention_heads, config.num_key_value_heads), head_size(config)
         self.parts, self._pass = parts, compiled()
-        self.caches: list[Tensor] = []
         self.start()
         check_agreement(self)
         self.start()
@@ -100,7 +99,7 @@ class Int8Model:
     def start(self) -> None:
         """Forgets everything."""
         self.length, self.seconds = 0, 0.0
-        self.caches = []
+        self.caches: list[Tensor] = []
 
     def feed(self, tokens: list[int], keep: int = 1) -> Tensor:
         """Reads `tokens` after what the cache holds; returns the logits [keep, V] after the last `keep` of them."""
