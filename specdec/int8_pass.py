@@ -1,7 +1,7 @@
 """One pass of a Llama or Qwen2 model in 8-bit integers; `specdec.int8` packs the weights and keeps the cache.
 
-These functions are written in the part of Python that torch.jit.script translates. A pass is some thousand small operators, and
-at one token Python takes as long between them as they do: translated, a draft's step takes half the time. The bits are the same
+These functions are written in the part of Python that torch.jit.script translates. A pass is many small operators, and at
+one token the time that Python takes between them counts: translated, a draft's step is much faster. The bits are the same
 (tests/test_int8.py), and where Python has no torch.jit.script (3.14 and later) they run as they stand.
 """
 
