@@ -23,14 +23,13 @@ of one process: torchrun --nproc-per-node 2 evaluate_acceptance.py paired …
 from __future__ import annotations
 
 import argparse
-import random
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from specdec.adapters import adapter_digest, describe_measured, discover_adapters
 from specdec.alignment import draft_probs, overlap_and_kept, verifier_probs
-from specdec.answers import answers_to, digest_of, prompt_ids, read_answers
+from specdec.answers import PER_TYPE, answers_to, digest_of, drawn_per_type, prompt_ids, read_answers
 from specdec.comparison import (
     LIVE_KEYS,
     PAIRED_KEYS,
@@ -70,17 +69,8 @@ def chosen_prompts(args: argparse.Namespace) -> list[dict]:
     """The rows of --prompts; with --per-type N, N prompts of each domain and query type, drawn by --seed."""
     rows: list[dict] = []
     for file in args.prompts or PROMPT_FILES:
-        rows += read_jsonl(file, required=("prompt", "domain", "query_type", "source"))
-    if args.per_type is None:
-        return rows
-    groups: dict[tuple, list[dict]] = {}
-    for row in rows:
-        groups.setdefault((row["source"], row["domain"], row["query_type"]), []).append(row)
-    draw = random.Random(args.seed)
-    drawn = []
-    for group in groups.values():
-        drawn += draw.sample(group, min(args.per_type, len(group)))
-    return drawn
+        rows += read_jsonl(file, required=("prompt", *PER_TYPE))
+    return drawn_per_type(rows, args.per_type, args.seed) if args.per_type else rows
 
 
 def chosen_drafts(texts: list[str], pair: Pair) -> dict[str, str | None]:

@@ -9,6 +9,9 @@ stopped and resumed, is the sum over rows of batch_seconds / batch_rows.
 A prompt file's rows are kept whole, but for answers of others in them (chosen, rejected). Rows with "messages" or "tools" go
 through the verifier's chat template with them.
 
+With --text FIELD the verifier writes nothing: it reads the text that a row holds there, which is stored as an answer is. So a
+draft can learn the verifier's probabilities on texts that the verifier did not write.
+
 With --top-probs N the N most probable tokens at every position, and their probabilities, go to the cache folder: what
 white-box distillation learns from, without asking the verifier again.
 
@@ -16,6 +19,7 @@ Several processes share the work, a GPU each, and the file is that of one proces
 was at: torchrun --nproc-per-node 2 generate_answers.py …
 
     python generate_answers.py --prompts dpo_clean.jsonl --limit 300 --top-probs 128 --output answers/at.jsonl
+    python generate_answers.py --prompts dpo_clean.jsonl --text chosen --limit 300 --top-probs 128 --output answers/chosen.jsonl
     python generate_answers.py --prompts domains/study0.jsonl domains/at.jsonl domains/general.jsonl \\
         --output studies/preference/results/answers.jsonl
 """
@@ -31,11 +35,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from specdec.alignment import sampled_probs
-from specdec.answers import digest_of, prompt_ids, read_answers, store_probs
+from specdec.alignment import sampled_probs, verifier_probs
+from specdec.answers import PER_TYPE, UNLESS_GIVEN, digest_of, drawn_per_type, prompt_ids, read_answers, store_probs
 from specdec.engine import Engine
 from specdec.files import append_jsonl, read_jsonl
-from specdec.models import add_model_arguments, choose_pair
+from specdec.models import add_model_arguments, choose_pair, plain_token_ids
 from specdec.provenance import Share, start_rows
 from specdec.sampling import Settings, check_settings
 from specdec.terminal import Problem, check_outputs, positive_int, run, say
@@ -87,6 +91,22 @@ def sample_batch(
     return answers, stacked
 
 
+def read_texts(
+    engine: Engine, ids: list[list[int]], texts: list[str], settings: Settings, keep: int, raw: bool
+) -> tuple[list[list[int]], list[tuple[Tensor, Tensor] | None]]:
+    """What `sample_batch` returns, for texts that others wrote: their first max_new_tokens tokens, which the verifier reads.
+
+    A whole text ends with the token that ends a turn, but where there are none (`raw`).
+    """
+    end = [] if raw else [engine.tokenizer.eos_token_id]
+    answers = [(plain_token_ids(engine.tokenizer, text) + end)[: settings.max_new_tokens] for text in texts]
+    kept: list[tuple[Tensor, Tensor] | None] = []
+    for prompt, answer in zip(ids, answers, strict=True):
+        top = verifier_probs(engine.verifier, prompt, answer, settings).topk(keep) if keep else None
+        kept.append((top.indices.int(), top.values) if top else None)
+    return answers, kept
+
+
 class Batch:
     """Prompts of unequal length, padded to the left, and what the verifier's cache holds of them."""
 
@@ -120,10 +140,14 @@ class Batch:
 
 def all_work(args: argparse.Namespace) -> list[Work]:
     """Every answer asked for, once, in an order drawn by --seed, so that any part of it is a sample of the prompts."""
+    needed = ("prompt", *([args.text] if args.text else []), *(PER_TYPE if args.per_type else []))
+    answers = {"chosen", "rejected"} - {args.text}
     rows = []
     for file in args.prompts:
-        for row in read_jsonl(file, required=("prompt",)):
-            rows.append({name: value for name, value in row.items() if name not in ("chosen", "rejected")})
+        for row in read_jsonl(file, required=needed):
+            rows.append({name: value for name, value in row.items() if name not in answers})
+    if args.per_type:
+        rows = drawn_per_type(rows, args.per_type, args.seed)
     random.Random(args.seed).shuffle(rows)
     work: dict[tuple, Work] = {}
     for row in rows[: args.limit]:
@@ -159,9 +183,15 @@ def answer_batch(engine: Engine, batch: list[Work], args: argparse.Namespace) ->
     settings = Settings(temperature=temperature, top_p=top_p, max_new_tokens=args.max_new_tokens)
     ids = [prompt_ids(engine, row, settings, args.system, args.raw)[0] for row, *_ in batch]
     seeds = [prompt_seed(args.seed, row["prompt"], temperature, top_p) for row, *_ in batch]
-    answers, kept = sample_batch(engine, ids, seeds, settings, args.top_probs)
+    if args.text:
+        texts = [row[args.text] for row, *_ in batch]
+        answers, kept = read_texts(engine, ids, texts, settings, args.top_probs, args.raw)
+    else:
+        answers, kept = sample_batch(engine, ids, seeds, settings, args.top_probs)
     rows = []
     for (row, *_), token_ids, probs in zip(batch, answers, kept, strict=True):
+        if args.text:
+            row = {name: value for name, value in row.items() if name != args.text} | {"text": args.text}
         answer = {**row, "temperature": temperature, "top_p": top_p, "token_ids": token_ids, "probs": None, "seed": args.seed}
         if probs:
             answer["probs"] = digest_of(engine.pair.verifier.id, answer)
@@ -178,6 +208,8 @@ def read_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="answers, appended row by row")
     parser.add_argument("--limit", type=positive_int, metavar="N", help="the first N prompts of the drawn order (default: all)")
+    parser.add_argument("--per-type", type=positive_int, metavar="N", help="N prompts of each domain and query type")
+    parser.add_argument("--text", metavar="FIELD", help="write nothing: read the text in each row's FIELD, such as chosen")
     parser.add_argument("--temperature", type=float, nargs="+", default=[0.7], help="one or several; 0 is greedy (default 0.7)")
     parser.add_argument("--top-p", type=float, nargs="+", default=[1.0], help="one or several (default 1: all tokens)")
     parser.add_argument("--max-new-tokens", type=positive_int, default=200, help="(default 200)")
@@ -211,9 +243,10 @@ def main() -> None:
     conditions = {"verifier": pair.verifier.id, "quantization": pair.quantization, "max_new_tokens": args.max_new_tokens}
     conditions |= {"system": args.system} if args.system is not None else {}
     conditions |= {"raw": True} if args.raw else {}
+    conditions |= {"text": args.text} if args.text else {}
     share = Share(args.output)
     share.join()
-    rows = read_answers(args.output, **{"system": None, "raw": False, **conditions}) if args.output.exists() else []
+    rows = read_answers(args.output, **{**UNLESS_GIVEN, **conditions}) if args.output.exists() else []
     done = {(row["prompt"], row["temperature"], row["top_p"]) for row in rows}
     open_work = [item for item in work if (item[0]["prompt"], *item[1:]) not in done]
     if not open_work:

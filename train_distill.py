@@ -3,7 +3,7 @@
 Study 0 tunes a draft on text that the verifier never saw. Here the verifier teaches (Goel et al. 2024, arXiv 2403.00858;
 Hong et al. 2025, arXiv 2503.07807). Three sources of text, one loop:
 
-  offline   answers that the verifier wrote, with its probabilities, both stored by generate_answers.py
+  offline   answers that the verifier wrote, or texts that it read, with its probabilities, both stored by generate_answers.py
   online    the draft's own answers to the same prompts, sampled with its current weights, scored by the verifier
   mixed     the two in turn, batch by batch
 
@@ -314,6 +314,7 @@ def settings_of(args: argparse.Namespace, pair: Pair, rows: list[dict]) -> dict:
         "data": args.data,
         "domain": sorted({row.get("domain", "at") for row in rows}),
         "source": sorted({row.get("source", "pairs") for row in rows}),  # whose prompts; dpo_clean.jsonl's rows name none
+        "text": sorted({row.get("text", "verifier") for row in rows}),  # who wrote the texts that are stored
         "answers": len(rows),
         "answers_sha256": hashlib.sha256(texts.encode()).hexdigest(),
         **args.sampled_at,

@@ -1,7 +1,8 @@
 """The verifier's stored answers, and its probabilities at their positions: what generate_answers.py writes and others read.
 
 An answers file is a row file (`specdec.provenance`). The header's conditions are those of all its answers: verifier,
-quantization, max_new_tokens, and, where one was given, system (the text of a system prompt) or raw (no chat template).
+quantization, max_new_tokens, and, where one was given, system (the text of a system prompt), raw (no chat template) or text
+(whose texts the verifier read here and did not write: for training alone, no draft is measured on them).
 A row is the row of the prompt file, whole, with
 
     {"temperature": 0.7, "top_p": 1.0, "token_ids": [n], "probs": digest or null, "seed": 42, "run_id": …,
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
     from specdec.sampling import Settings
     from specdec.vocabulary import VocabularyMap
 
-UNLESS_GIVEN = {"system": None, "raw": False}  # conditions that a header leaves out
+UNLESS_GIVEN = {"system": None, "raw": False, "text": None}  # conditions that a header leaves out
+PER_TYPE = ("domain", "query_type", "source")  # what a row has where prompts are drawn per type
 
 
 def answer_digest(verifier: str, settings: dict, prompt: str, token_ids: list[int]) -> str:
@@ -103,7 +106,7 @@ def answers_to(prompts: set[str], file: Path, pair: Pair, settings: Settings) ->
         Problem: as `read_answers`, or there is no answer to any of the prompts at this temperature and top-p.
     """
     stored, how = prompted_answers(
-        file, verifier=pair.verifier.id, quantization=pair.quantization, max_new_tokens=settings.max_new_tokens
+        file, verifier=pair.verifier.id, quantization=pair.quantization, max_new_tokens=settings.max_new_tokens, text=None
     )
     wanted = (settings.temperature, settings.top_p)
     sampled_at = sorted({(row["temperature"], row["top_p"]) for row in stored})
@@ -125,7 +128,16 @@ def answers_to(prompts: set[str], file: Path, pair: Pair, settings: Settings) ->
 def prompted(headers: dict[str, dict]) -> dict:
     """The conditions of an answers file that `prompt_of` takes: system and raw, where its headers, which agree, give them."""
     conditions: dict = next((header["conditions"] for header in headers.values()), {})
-    return {name: conditions[name] for name in UNLESS_GIVEN if name in conditions}
+    return {name: conditions[name] for name in ("system", "raw") if name in conditions}
+
+
+def drawn_per_type(rows: list[dict], number: int, seed: int) -> list[dict]:
+    """`number` rows of each source, domain and query type, or all where there are fewer, drawn by `seed`."""
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        groups.setdefault((row["source"], row["domain"], row["query_type"]), []).append(row)
+    draw = random.Random(seed)
+    return [row for group in groups.values() for row in draw.sample(group, min(number, len(group)))]
 
 
 def read_probs(digest: str) -> tuple[Tensor, Tensor]:

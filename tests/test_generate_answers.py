@@ -16,6 +16,7 @@ from specdec.alignment import verifier_probs
 from specdec.answers import digest_of, probs_file, read_answers, read_probs
 from specdec.engine import Engine
 from specdec.files import read_jsonl, write_jsonl
+from specdec.models import load_tokenizer, plain_token_ids
 from specdec.provenance import read_row_file
 from specdec.sampling import Settings
 from specdec.terminal import Problem
@@ -130,6 +131,61 @@ def test_stored_probabilities_are_those_of_the_positions(job, tmp_path, tiny):
         assert ids.shape == probs.shape == (len(row["token_ids"]), 5)
         assert torch.allclose(p.gather(1, ids), probs, atol=0.02), "bf16 passes of other widths"
         assert torch.allclose(p.topk(5).values, probs, atol=0.02)
+
+
+def test_a_text_of_others_is_read_and_stored_with_the_verifiers_probabilities(job, tmp_path, tiny):
+    assert job("--text", "chosen", "--top-probs", 5)[0] == 0
+    engine = Engine(models.Pair("custom", models.Model(tiny.draft), models.Model(tiny.overlapping)))
+    written = plain_token_ids(engine.tokenizer, "no") + [engine.tokenizer.eos_token_id]
+    settings = Settings(max_new_tokens=6)
+    for row in rows_of(tmp_path):
+        ids, probs = read_probs(row["probs"])
+        prompt = engine.prompt_ids(row["prompt"], settings)[0]
+        with torch.inference_mode():
+            p = verifier_probs(engine.verifier, prompt, written, settings)
+        assert row["token_ids"] == written and row["text"] == "chosen" and "chosen" not in row
+        assert ids.shape == (len(written), 5) and torch.allclose(p.gather(1, ids), probs, atol=1e-4)
+
+
+def test_a_text_of_others_ends_at_the_longest_answer_and_raw_text_ends_no_turn(job, tmp_path, tiny):
+    assert job("--text", "prompt", "--max-new-tokens", 3)[0] == 0
+    assert {len(row["token_ids"]) for row in rows_of(tmp_path)} == {3}
+    (tmp_path / "answers.jsonl").unlink()
+    assert job("--text", "chosen", "--raw")[0] == 0
+    tokenizer = load_tokenizer(models.Model(tiny.overlapping))
+    assert {tuple(row["token_ids"]) for row in rows_of(tmp_path)} == {tuple(plain_token_ids(tokenizer, "no"))}
+
+
+def test_no_draft_is_measured_on_texts_of_others(job, tmp_path, tiny):
+    assert job("--text", "chosen")[0] == 0
+    pair = models.Pair("custom", models.Model(tiny.draft), models.Model(tiny.overlapping))
+    with pytest.raises(Problem, match="another text"):
+        answers.answers_to({"question 0?"}, tmp_path / "answers.jsonl", pair, Settings(max_new_tokens=6))
+
+
+def test_a_file_of_answers_takes_no_texts_of_others(job):
+    assert job()[0] == 0
+    status, err = job("--text", "chosen")
+    assert status == 1 and "another text" in err
+
+
+def test_a_row_without_the_text_is_named(job):
+    status, err = job("--text", "rejected")
+    assert status == 1 and "rejected" in err and "line 1" in err
+
+
+def test_prompts_are_drawn_per_type(cli, tiny, tmp_path):
+    rows = [
+        {"prompt": f"{kind} {number}?", "domain": "at", "query_type": kind, "source": "ours"}
+        for kind in ("technical", "procedural")
+        for number in range(5)
+    ]
+    write_jsonl(tmp_path / "prompts.jsonl", rows)
+    fixed = ["--prompts", tmp_path / "prompts.jsonl", "--draft", tiny.draft, "--verifier", tiny.overlapping]
+    options = ["--per-type", 2, "--max-new-tokens", 2, "--output", tmp_path / "answers.jsonl"]
+    assert cli(generate_answers, *fixed, *options)[0] == 0
+    kinds = [row["query_type"] for row in rows_of(tmp_path)]
+    assert sorted(kinds) == ["procedural"] * 2 + ["technical"] * 2
 
 
 def test_damaged_probabilities_are_one_line(job, tmp_path):

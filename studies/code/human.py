@@ -54,7 +54,7 @@ def human_rows(snippets: list[dict], tokenizer, seed: int, longest: int | None =
         prompt, rest = cut(snippet["text"])
         kept = {name: value for name, value in snippet.items() if name not in ("text", "in_plan")}
         token_ids = tokenizer(rest, add_special_tokens=False)["input_ids"][:longest]  # what opens a text is in the prompt
-        answer = {"temperature": 1.0, "top_p": 1.0, "token_ids": token_ids, "probs": None, "seed": seed}
+        answer = {"temperature": 1.0, "top_p": 1.0, "token_ids": token_ids, "probs": None, "seed": seed, "text": "human"}
         rows.append({"prompt": prompt, **kept, **answer})
     return rows
 
@@ -90,7 +90,7 @@ def main() -> None:
     header = {"run_id": "human", **provenance(conditions)}
     write_jsonl(args.output, [header, *({**row, "run_id": "human"} for row in rows)])
     if args.prompts:
-        learnt = ("token_ids", "temperature", "top_p", "probs", "seed")
+        learnt = ("token_ids", "temperature", "top_p", "probs", "seed", "text")
         write_jsonl(args.prompts, [{name: value for name, value in row.items() if name not in learnt} for row in rows])
     say(f"{len(rows)} snippets, {sum(len(row['token_ids']) for row in rows):,} tokens to learn, are in {args.output}")
 

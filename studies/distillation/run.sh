@@ -26,6 +26,16 @@ for loss in tvd nll lk_lambda lk_alpha tvdpp_position tvdpp tvdpp_sampled revers
   train $arms/$loss --loss $loss --limit 64 --eval-steps 8
 done
 
+# --- the text or the target: to the same prompts, the answers that study 0 prefers, which another model wrote and the verifier only
+# reads (8 s a text); from their likelihood, and from the verifier's probabilities on them (4 minutes each) ---
+chosen=studies/distillation/answers/at_chosen.jsonl
+python generate_answers.py --prompts dpo_clean.jsonl --limit 96 --text chosen --top-probs 128 --output $chosen
+train_on() { # the answers, then as `train`
+  [ -e "$2/metrics.json" ] || python train_distill.py --answers "$1" --output-dir "$2" --limit 64 --eval-steps 8 "${@:3}"
+}
+train_on $chosen $arms/nll_chosen --loss nll
+train_on $chosen $arms/tvdpp_position_chosen --loss tvdpp_position
+
 # --- the draft that ships, on AT and general answers (15 minutes); its loss was best on held-out prompts when it was trained ---
 train adapters/distilled $general --loss tvdpp_position --passes 2 --eval-steps 12 --keep-rank 64
 

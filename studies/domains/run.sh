@@ -40,10 +40,9 @@ pages
 if [ "$last" -le 1 ]; then exit; fi
 
 # --- part 2: biology, scenarios I and III, white-box and black-box, forgetting (an hour) ---
-# what the verifier answers: 48 + 16 + 8 answers (10 + 4 + 2 minutes)
+# what the verifier answers: 48 and 32 answers, of the tests 4 a query type (10 + 7 minutes)
 python generate_answers.py --prompts domains/biology_users.jsonl --limit 48 --top-probs 128 --output $answers/biology_users.jsonl
-python generate_answers.py --prompts domains/biology_test.jsonl --limit 16 --output $answers/test.jsonl
-python generate_answers.py --prompts domains/general.jsonl --limit 8 --output $answers/test.jsonl
+python generate_answers.py --prompts domains/biology_test.jsonl domains/general.jsonl --per-type 4 --output $answers/test.jsonl
 # the drafts: 20 steps of 4 answers (5 minutes each)
 distill biology_users --answers $answers/biology_users.jsonl --limit 40 --loss tvdpp_position
 distill biology_users_nll --answers $answers/biology_users.jsonl --limit 40 --loss nll
@@ -51,7 +50,7 @@ distill biology_users_nll --answers $answers/biology_users.jsonl --limit 40 --lo
 python generate_queries.py --domain biology --draws 96 --output $queries/biology.jsonl --json $results/queries_biology.json
 python generate_answers.py --prompts $queries/biology.jsonl --limit 48 --top-probs 128 --output $answers/biology_synthetic.jsonl
 distill biology_synthetic --answers $answers/biology_synthetic.jsonl --limit 40 --loss tvdpp_position
-# 24 texts, four drafts (5 minutes)
+# 32 texts, four drafts (7 minutes)
 python evaluate_acceptance.py paired --results-dir $results --answers $answers/test.jsonl \
   --prompts domains/biology_test.jsonl domains/general.jsonl --drafts base biology_users=$drafts/biology_users \
   biology_users_nll=$drafts/biology_users_nll biology_synthetic=$drafts/biology_synthetic
@@ -78,7 +77,7 @@ if [ "$last" -le 3 ]; then exit; fi
 # --- part 4: the other arms at the same budget (5 hours) ---
 # AT: study 0's prompts (14 minutes for texts, 5 for the draft) and the verifier's own AT queries (20 minutes)
 python generate_answers.py --prompts dpo_clean.jsonl --limit 48 --top-probs 128 --output $answers/at_pairs.jsonl
-python generate_answers.py --prompts domains/at.jsonl --limit 16 --output $answers/test.jsonl
+python generate_answers.py --prompts domains/at.jsonl --per-type 4 --output $answers/test.jsonl
 distill at_pairs --answers $answers/at_pairs.jsonl --limit 40 --loss tvdpp_position
 python generate_queries.py --domain at --draws 96 --output $queries/at.jsonl --json $results/queries_at.json
 python generate_answers.py --prompts $queries/at.jsonl --limit 48 --top-probs 128 --output $answers/at_synthetic.jsonl
@@ -123,7 +122,7 @@ pages
 if [ "$last" -le 5 ]; then exit; fi
 
 # --- part 6: Chinese (2 hours). What bounds SmolLM2 is the verifier's mass on the tokens that both name: `shared_mass` ---
-python generate_answers.py --prompts domains/chinese_test.jsonl --limit 16 --output $answers/test.jsonl
+python generate_answers.py --prompts domains/chinese_test.jsonl --per-type 4 --output $answers/test.jsonl
 python evaluate_acceptance.py paired --results-dir $results --answers $answers/test.jsonl --prompts domains/chinese_test.jsonl \
   --drafts base
 # the same-family pair, whose vocabulary is whole (answers 7 minutes, 20 steps of 50 s, measured 10 minutes)
