@@ -9,7 +9,7 @@ TABLES = $(patsubst studies/%/tables.py,%,$(wildcard studies/*/tables.py))
 
 demo: $(VENV)/ready
 	$(RUN) speculative_decode.py --mode compare --drafts base dpo=final_adapter distilled=adapters/distilled \
-		--prompt "What screen reader works best for blind users?"
+		--backend auto --k 2 --prompt "What screen reader works best for blind users?"
 
 test: $(VENV)/ready-to-test
 	$(VENV)/bin/ruff check .

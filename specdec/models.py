@@ -118,10 +118,10 @@ def add_model_arguments(parser: argparse.ArgumentParser, decodes: bool = False) 
     if decodes:
         group.add_argument(
             "--backend",
-            choices=BACKENDS,
+            choices=(*BACKENDS, "auto"),
             default="transformers",
-            help="what computes p and q: transformers (default) or int8, our own forward pass of Llama and Qwen2 on x86 CPUs, "
-            "where p is that of the verifier in int8, the same for every K",
+            help="what computes p and q: transformers (default); int8, our own forward pass of Llama and Qwen2 on x86 CPUs, "
+            "where p is that of the verifier in int8, the same for every K; or auto, int8 where the other would be float32",
         )
     group.add_argument("--seed", type=random_seed, default=42, help="seed of every random draw (default 42)")
 
@@ -153,11 +153,29 @@ def choose_pair(args: argparse.Namespace) -> Pair:
         reason = "--draft or --verifier replaces a model"
     if args.quantization:
         pair = replace(pair, quantization=args.quantization)
-    pair = replace(pair, backend=getattr(args, "backend", "transformers"))
+    backend = getattr(args, "backend", "transformers")
+    pair = replace(pair, backend=faster_backend(pair) if backend == "auto" else backend)
     if name == "phi3" and pair.name == "phi3" and gpu is None:
         raise Problem("the phi3 pair needs a CUDA device and none is here. Use --pair smollm2-qwen, which runs on a CPU.")
     say(f"pair {pair.name}: {pair.draft.id} drafts for {pair.verifier.id}, {pair.quantization}, by {pair.backend} ({reason})")
     return pair
+
+
+def faster_backend(pair: Pair) -> str:
+    """int8 where transformers would compute in float32 on a CPU, if this CPU has its kernels and it can run both models."""
+    from transformers import AutoConfig
+
+    from specdec.int8 import check_parts, use_fbgemm
+
+    if compute_dtype().itemsize < 4 or pair.quantization != "none":
+        return "transformers"
+    try:
+        for model in (pair.draft, pair.verifier):
+            check_parts(model.id, load_pretrained(AutoConfig, model))
+        use_fbgemm()
+    except Problem:
+        return "transformers"
+    return "int8"
 
 
 def named_model(text: str) -> Model:
@@ -261,7 +279,8 @@ def explain_float32() -> None:
     """Said once: the CPU of this machine has no units for bf16."""
     say(
         "this CPU has no bf16 units: models run in float32, exact for the same weights, in twice their memory and at most half "
-        "the speed; answers to one random seed differ from those of a machine that computes in bf16"
+        "the speed; answers to one random seed differ from those of a machine that computes in bf16; where a command has "
+        "--backend, int8 is faster"
     )
 
 

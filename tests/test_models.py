@@ -11,6 +11,7 @@ import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -257,6 +258,26 @@ def test_a_pairs_own_ids_find_their_weights():
     pair = models.choose_pair(options(draft=models.SMOLLM2.id, verifier=models.QWEN_CODER.id))
     assert pair.draft == models.SMOLLM2 and pair.verifier == models.QWEN_CODER
     assert models.choose_pair(options(draft="other/model")).draft == models.Model("other/model")
+
+
+@pytest.mark.parametrize(
+    "change, expected",
+    [
+        ("none", "int8"),
+        ("bf16", "transformers"),
+        ("nf4", "transformers"),
+        ("no kernels", "transformers"),
+        ("gpt2", "transformers"),
+    ],
+)
+def test_the_faster_backend_is_int8_where_the_other_would_be_float32(tiny, monkeypatch, change, expected):
+    monkeypatch.setattr(models, "compute_dtype", lambda: torch.bfloat16 if change == "bf16" else torch.float32)
+    if change == "no kernels":
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    given = options(draft=tiny.draft, verifier=tiny.verifier, backend="auto", quantization="nf4" if change == "nf4" else "none")
+    if change == "gpt2":
+        monkeypatch.setattr(models, "load_pretrained", lambda *args: SimpleNamespace(model_type="gpt2"))
+    assert models.choose_pair(given).backend == expected
 
 
 def test_a_folder_is_taken_before_an_id(tmp_path, monkeypatch):
