@@ -141,6 +141,12 @@ def distilled(folder: Path) -> dict[str, dict]:
     return found
 
 
+def writer(settings: dict) -> str:
+    """Who wrote the texts that a draft learnt from."""
+    stored = ", ".join(settings.get("text", ["verifier"]))  # older ones learnt from the verifier's alone
+    return {"offline": stored, "online": "draft", "mixed": f"{stored}, draft"}[settings["data"]]
+
+
 def trainings() -> str:
     drafts = {**distilled(ADAPTERS), **distilled(ARMS)}
     rows = []
@@ -153,8 +159,8 @@ def trainings() -> str:
         written = f"rank {kept['rank']}: {kept['held_out_overlap']:.4f}" if kept else "whole"
         rate = f"{settings['learning_rate']:g}"
         minutes = f"{metrics['seconds'] / 60:.0f}"
-        rows.append([name, settings["loss"], settings["data"], size, rate, *budget, minutes, *measured, written])
-    header = ["draft", "loss", "data", "rank", "rate", "answers", "batch", "steps", "positions", "minutes"]
+        rows.append([name, settings["loss"], writer(settings), size, rate, *budget, minutes, *measured, written])
+    header = ["draft", "loss", "text of", "rank", "rate", "answers", "batch", "steps", "positions", "minutes"]
     header += ["held-out Σ min(p, q) before", "after", "as written"]
     return f"{table(header, rows)}\n\n{hardware([metrics['environment'] for metrics in drafts.values()])}"
 
@@ -217,6 +223,58 @@ def difference(found: dict[str, dict[str, float]], draft: str, other: str) -> di
     """Mean over the AT prompts of both of draft − other in Σ min(p, q), paired, with its interval; `found` of `overlaps`."""
     both = [drafts for drafts in found.values() if draft in drafts and other in drafts]
     return mean_with_interval([drafts[draft] - drafts[other] for drafts in both], seed=42)
+
+
+# --- the text or the target -------------------------------------------------------------------------------------------
+
+WRITERS = {"verifier": "the verifier's own", "chosen": "the answers that study 0 prefers", "draft": "the draft's own (online)"}
+TARGETS = {"nll": "its likelihood", "tvdpp_position": "the verifier's probabilities on it"}
+
+
+def by_text() -> dict[tuple[str, str], str]:
+    """(who wrote the text, loss) → its draft, measured, of those that differ in these two alone from the losses' comparison."""
+    metrics, measured = distilled(ARMS), load(REPORT)["paired"]["at"]["changes"]
+    same = [key for key in (*BUDGET, "answers") if key not in ("answers_sha256", "data")]
+    like = metrics[equal_budget()["tvdpp_position"]]["settings"]
+    found = {}
+    for name in measured.keys() & metrics.keys():
+        settings = metrics[name]["settings"]
+        if settings["loss"] in TARGETS and all((settings.get(key) or None) == (like.get(key) or None) for key in same):
+            found[writer(settings), settings["loss"]] = name
+    return {(who, loss): found[who, loss] for who in WRITERS for loss in TARGETS if (who, loss) in found}
+
+
+def text_table() -> str:
+    group, drafts, metrics = load(REPORT)["paired"]["at"], by_text(), distilled(ARMS)
+    rows = []
+    for (who, loss), name in drafts.items():
+        change, trained = group["changes"][name], metrics[name]
+        measured = [f"{change['mean']:+.4f}", interval(change), f"{change['rose']}/{group['prompts']}"]
+        rows.append([WRITERS[who], TARGETS[loss], f"{trained['positions']:,}", f"{trained['seconds'] / 60:.0f}", *measured])
+    header = ["text", "what of it is learnt", "positions", "minutes", "change on AT prompts", "95% interval", "rose on"]
+    return f"{table(header, rows)}\n\n{hardware([metrics[name]['environment'] for name in drafts.values()])}"
+
+
+def text_in_words() -> str:
+    """The page's second test, by its rule."""
+    drafts, found, changes = by_text(), overlaps(), load(REPORT)["paired"]["at"]["changes"]
+    if not {("chosen", "nll"), ("chosen", "tvdpp_position")} <= drafts.keys():
+        raise FileNotFoundError(2, "not measured", str(ROWS))
+    likelihood, probabilities = drafts["chosen", "nll"], drafts["chosen", "tvdpp_position"]
+    own = drafts["verifier", "tvdpp_position"]
+    change, over = changes[probabilities], difference(found, probabilities, likelihood)
+    behind = difference(found, probabilities, own)
+    if change["interval"][0] > 0 and over["interval"][0] > 0:
+        verdict = "the target is at fault, not the text"
+    elif change["interval"][0] <= 0 and behind["interval"][1] < 0:
+        verdict = "the text is at fault"
+    else:
+        verdict = "neither is shown to be at fault"
+    return (
+        f"**By the rule above, {verdict}.** From the same texts of others, likelihood changed mean Σ min(p, q) by "
+        f"{span(changes[likelihood])}, the verifier's probabilities on them by {span(change)}: {span(over)} between the two. "
+        f"Against its probabilities on its own answers, {span(behind)}."
+    )
 
 
 def came() -> str:
@@ -624,6 +682,8 @@ OWN_PARTS: dict[str, Part] = {
     "figure losses": losses_figure,
     "figure curves": curves,
     "losses": losses,
+    "text in words": text_in_words,
+    "text": text_table,
     "came": came,
     "reading": reading,
     "chosen": chosen,
