@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy
 
-RESAMPLES, FEWEST_TO_RESAMPLE = 10_000, 8
+RESAMPLES = 10_000
+FEWEST_FOR_BOOTSTRAP = 30  # of prompts, for a mean; of fewer, its percentile intervals are too short
+FEWEST_FOR_RATIO = 8  # of prompts, for what is no mean and has no other interval; below, none is given
 
 
 def mean_with_interval(values: list[float], seed: int) -> dict:
     """Mean, two-sided 95% interval and how many of `values` (one a prompt) are above zero.
 
-    The interval is the percentile bootstrap over prompts; below FEWEST_TO_RESAMPLE prompts it is Student's t, because
-    resampling so few gives intervals that are far too short. One prompt has an interval of any width: none is given.
+    The interval is the percentile bootstrap over prompts, below FEWEST_FOR_BOOTSTRAP of them Student's t. One prompt has an
+    interval of any width: none is given.
     """
     import numpy
     from scipy.stats import bootstrap, sem, t
@@ -25,7 +27,7 @@ def mean_with_interval(values: list[float], seed: int) -> dict:
         interval = None
     elif len(set(values)) == 1:
         interval = [mean, mean]
-    elif count < FEWEST_TO_RESAMPLE:
+    elif count < FEWEST_FOR_BOOTSTRAP:
         interval = [float(bound) for bound in t.interval(0.95, count - 1, loc=mean, scale=sem(values))]
     else:
         found = bootstrap(
@@ -40,7 +42,7 @@ def ratio_with_interval(over: list[float], under: list[float], seed: int) -> dic
 
     The interval is the percentile bootstrap over prompts, which draws a prompt's two values together. Both are None where the
     mean of `under` is not clearly above zero (in at least 97.5% of the resamples): a ratio to nothing is no number. The
-    resamples in which it is not, 2.5% at most, are left out of the interval, which alone is None below FEWEST_TO_RESAMPLE
+    resamples in which it is not, 2.5% at most, are left out of the interval, which alone is None below FEWEST_FOR_RATIO
     prompts.
     """
     tops, bottoms = resampled_means(list(zip(over, under, strict=True)), seed, RESAMPLES).T
@@ -48,7 +50,7 @@ def ratio_with_interval(over: list[float], under: list[float], seed: int) -> dic
     above = bottoms > 0
     if bottom <= 0 or (~above).mean() > 0.025:
         return {"ratio": None, "interval": None}
-    interval = bounds(tops[above] / bottoms[above]) if len(over) >= FEWEST_TO_RESAMPLE else None
+    interval = bounds(tops[above] / bottoms[above]) if len(over) >= FEWEST_FOR_RATIO else None
     return {"ratio": top / bottom, "interval": interval}
 
 

@@ -158,7 +158,7 @@ def environment() -> dict:
         "gpu": gpu and {"name": gpu.name, "bytes": gpu.total_memory},
         "platform": f"{sys.platform} {platform.machine()}",
         "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "uncommitted_code": bool(_git("status", "--porcelain", "--", "*.py", "requirements*.txt")),  # results are being written
     }
 
 

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specdec.files import write_whole
+from specdec.files import read_jsonl, write_whole
+from specdec.intervals import mean_with_interval
 from specdec.terminal import Problem, say
 
 if TYPE_CHECKING:
@@ -39,6 +40,21 @@ def load(file: str | Path) -> dict[str, Any]:
         return json.loads(Path(file).read_text(encoding="utf-8"))
     except ValueError as error:
         raise Problem(f"{file} is not JSON ({error}). Measure it again, or take it from the repository.") from None
+
+
+def overlaps_of(file: Path, domain: str) -> dict[str, dict[str, float]]:
+    """Prompt of `domain` → draft → its mean Σ min(p, q), of all runs in the rows of evaluate_acceptance.py paired."""
+    found: dict[str, dict[str, float]] = {}
+    for row in read_jsonl(file):
+        if row.get("domain") == domain:
+            found.setdefault(row["prompt"], {}).update(row["overlap"])
+    return found
+
+
+def difference(found: dict[str, dict[str, float]], draft: str, other: str) -> dict:
+    """Mean over the prompts of both of draft − other in Σ min(p, q), paired, with its interval; `found` of `overlaps_of`."""
+    both = [drafts for drafts in found.values() if draft in drafts and other in drafts]
+    return mean_with_interval([drafts[draft] - drafts[other] for drafts in both], seed=42)
 
 
 def first_trainings(drafts: dict[str, dict | None]) -> dict[str, str]:
@@ -96,7 +112,8 @@ def hardware(environments: Iterable[dict | None]) -> str:
     commits: dict[str, set[str]] = {}
     for environment in environments:
         commit = (environment or {}).get("commit") or "unknown"
-        commits.setdefault(_machine(environment), set()).add(commit[:8])
+        changed = " with uncommitted code" if (environment or {}).get("uncommitted_code") else ""
+        commits.setdefault(_machine(environment), set()).add(commit[:8] + changed)
     described = [f"{machine}, commit {', '.join(sorted(found))}" for machine, found in commits.items()]
     if len(described) == 1:
         return f"Measured on {described[0]}."
@@ -195,7 +212,8 @@ def fill(text: str, parts: dict[str, Part]) -> str:
         try:
             body = write()
         except FileNotFoundError as missing:
-            body = f"*Not measured yet: `{missing.filename}` is missing.*"
+            lacks = "lacks it" if Path(missing.filename).exists() else "is missing"
+            body = f"*Not measured yet: `{missing.filename}` {lacks}.*"
         opening, line_end, closing = found.groups()
         text = text[: found.start()] + opening + line_end + body + line_end + closing + text[found.end() :]
     return text

@@ -20,7 +20,7 @@ from pathlib import Path
 from domains.code import GROUP
 from specdec.adapters import describe_measured
 from specdec.comparison import LIVE_KEYS, PAIRED_KEYS, Measured, joined
-from specdec.intervals import FEWEST_TO_RESAMPLE, bounds, mean_with_interval, resampled_means
+from specdec.intervals import FEWEST_FOR_RATIO, bounds, mean_with_interval, resampled_means
 from specdec.provenance import provenance
 from specdec.terminal import Problem, put_json, run, say
 from specdec.theory import (
@@ -114,7 +114,7 @@ def divergence(row: dict, draft: str) -> float:
 def bursts_of(found: list[Bursts]) -> dict:
     """Mean length and P(longer than LONG) over all bursts of some prompts, beside the geometric distribution of that mean.
 
-    Below FEWEST_TO_RESAMPLE prompts the ratios have no interval.
+    Below FEWEST_FOR_RATIO prompts the ratios have no interval.
     """
     columns = [(one.number, one.rejections, one.longer) for one in found]
     number, rejections, longer = (sum(column) for column in zip(*columns, strict=True))
@@ -122,7 +122,7 @@ def bursts_of(found: list[Bursts]) -> dict:
         return {"length": None, "longer": None, "geometric": None}
     means = resampled_means(columns, SEED)
     drawn = means[means[:, 0] > 0]
-    enough = len(found) >= FEWEST_TO_RESAMPLE
+    enough = len(found) >= FEWEST_FOR_RATIO
     return {
         "length": {"mean": rejections / number, "interval": bounds(drawn[:, 1] / drawn[:, 0]) if enough else None},
         "longer": {"mean": longer / number, "interval": bounds(drawn[:, 2] / drawn[:, 0]) if enough else None},
@@ -249,13 +249,13 @@ def summarized(tasks: list[str], estimate: Callable[[Callable[[dict[str, float]]
 
 def enough(values: dict[str, list[float]]) -> bool:
     """Whether every language has prompts to resample."""
-    return min(map(len, values.values())) >= FEWEST_TO_RESAMPLE
+    return min(map(len, values.values())) >= FEWEST_FOR_RATIO
 
 
 def disparity_of(values: dict[str, list[float]], smaller_is_better: bool) -> dict | None:
     """U(T) from one value a prompt, `summarized`. None where a value is infinite.
 
-    Where a language has fewer than FEWEST_TO_RESAMPLE prompts there are no intervals.
+    Where a language has fewer than FEWEST_FOR_RATIO prompts there are no intervals.
     """
     if not measurable(values):
         return None

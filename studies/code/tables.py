@@ -9,7 +9,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from specdec.report import Part, hardware, load, new_figure, percent, picture, point, run_pages, span, table, verdict
+from specdec.report import (
+    Part,
+    difference,
+    hardware,
+    load,
+    new_figure,
+    overlaps_of,
+    percent,
+    picture,
+    point,
+    run_pages,
+    span,
+    table,
+    verdict,
+)
 from specdec.terminal import run
 
 if TYPE_CHECKING:
@@ -37,6 +51,9 @@ DEFINITIONS = {
     "speed-up": "the largest replayed speed-up − that of T: ours",
 }
 LOSSES = {"nll": "likelihood", "kl": "forward KL", "tvdpp_position": "TVD++ by position", "counts": "counts"}  # of Table 2
+TEXTS = {"nll": "human code, its likelihood", "tvdpp_position": "the verifier's completions, its probabilities"}  # of Table 2b
+RATE_TEXTS, RATES = 32, (3e-4, 3e-5)  # of its drafts
+GAPS = (DECIDES, "distilled")  # the tuned drafts of Table 3
 NOT_HERE, NOT_YET = "not measured here", "not measured yet"
 
 
@@ -58,8 +75,10 @@ def metrics(found: dict, domain: str, draft: str = "base") -> dict | None:
 
 
 def tuned(found: dict) -> list[str]:
-    """The tuned drafts, the one that decides first."""
-    drafts = [name for name in found.get("drafts", {}) if name != "base"]
+    """The tuned drafts, the one that decides first; those of Table 2b stand there alone."""
+    drafts = [
+        name for name in found.get("drafts", {}) if name != "base" and (name in GAPS or name not in rate_arms(found).values())
+    ]
     return sorted(drafts, key=lambda name: name != DECIDES)
 
 
@@ -175,7 +194,7 @@ def pairs() -> str:
     costs = [f"c = {pair(name)['c']:.3f} for {name}" for name in (*OURS, *PLANS) if pair(name)]
     note = f"Accepted/drafted at K = 4, and the speed-up that it would give where memory is the limit ({', '.join(costs)})."
     counts = [f"{words} {pair()['domains'][name]['prompts']}" for name, words in COMPLETIONS.items() if metrics(pair(), name)]
-    note += f" Prompts: {', '.join(counts)}. Intervals: Table 1 below; fewer than eight prompts have none."
+    note += f" Prompts: {', '.join(counts)}. Intervals: Table 1 below."
     return f"{table(['draft → verifier', *COMPLETIONS.values()], rows)}\n\n{note} {machines(*OURS, *PLANS)}"
 
 
@@ -232,15 +251,66 @@ def trained(settings: dict | None) -> str:
     return ", ".join(words)
 
 
+# --- table 2b: the text or the rate -----------------------------------------------------------------------------------
+
+
+def rate_arms(found: dict) -> dict[tuple[str, float], str]:
+    """(loss, rate) → its draft, of those that learnt RATE_TEXTS texts; the higher rate first."""
+    drafts = {name: one for name, one in found.get("drafts", {}).items() if one and one.get("answers") == RATE_TEXTS}
+    arms = {(one["loss"], one["learning_rate"]): name for name, one in drafts.items()}
+    return dict(sorted(arms.items(), key=lambda item: (item[0][0], -item[0][1])))
+
+
+def rates() -> str:
+    found = pair()
+    rows = []
+    for (loss, rate), name in rate_arms(found).items():
+        for domain in ("code", "natural_language"):
+            group = found["domains"][domain]
+            if name in group["changes"]:
+                change = group["changes"][name]["overlap"]
+                cells = [NAMES[domain], str(group["drafts"][name]["prompts"]), changed(change, 4), str(change["rose"])]
+                rows.append([TEXTS[loss], f"{rate:g}", *cells])
+    if not rows:
+        return f"The drafts at two rates: {NOT_YET}."
+    header = ["text, and what of it", "rate", "prompts", "n", "change of Σ min(p, q)", "rose on"]
+    return f"{table(header, rows)}\n\n{machines(FAMILY)}"
+
+
+def rates_in_words() -> str:
+    """The page's second test, by its rule."""
+    found = pair()
+    arms, changes = rate_arms(found), {name: one["overlap"] for name, one in found["domains"]["code"]["changes"].items()}
+    by_rate = [(loss, rate) for loss in TEXTS for rate in RATES]
+    if any(arms.get(arm) not in changes for arm in by_rate):
+        raise FileNotFoundError(2, "not measured", str(STUDY))
+    human_high, human_low, taught_high, taught_low = (changes[arms[arm]] for arm in by_rate)
+    rows = overlaps_of(HERE / "results" / FAMILY / "paired.jsonl", "code")
+    apart = difference(rows, arms["nll", RATES[1]], arms["tvdpp_position", RATES[1]])
+    rate = taught_high["interval"][1] < 0 <= taught_low["interval"][1]
+    text = human_low["interval"][1] < 0 and apart["interval"][1] < 0
+    said = "falls at the higher rate say nothing of the text" if rate else "the rate alone is not shown to be at fault"
+    said += (
+        "; human code is at fault at the lower rate too"
+        if text
+        else "; at the lower rate human code is not shown to be at fault"
+    )
+    return (
+        f"**By the rule above, {said}.** On code, at {RATES[0]:g} and at {RATES[1]:g}: taught by the verifier "
+        f"{span(taught_high)} and {span(taught_low)}, by human code {span(human_high)} and {span(human_low)}; at {RATES[1]:g} "
+        f"human code against the verifier's {span(apart)}."
+    )
+
+
 # --- table 3: who is left behind --------------------------------------------------------------------------------------
 
 
 def disparity() -> str:
-    """The plan's third table, once a definition; of every tuned draft its U(T) and the paired change."""
+    """The plan's third table, once a definition; of the tuned drafts in GAPS their U(T) and the paired change."""
     found = pair()
     if not found.get("disparity", {}).get("base"):
         return f"Table 3, disparity: {NOT_YET}."
-    drafts = [name for name in tuned(found) if found["disparity"].get(name)]
+    drafts = [name for name in GAPS if found["disparity"].get(name)]
     rows = []
     for name in DEFINITIONS:
         for group, languages in GROUPS.items():
@@ -509,9 +579,8 @@ def by_language(draft: str) -> dict[str, dict]:
 
 
 def drawn() -> list[str]:
-    """The drafts of the figure by language: at most four, for more would touch."""
-    drafts = [draft for draft in ("base", *tuned(pair())) if by_language(draft)]
-    return drafts[:4]
+    """The drafts of the figure by language: those of Table 3, for more would touch."""
+    return [draft for draft in ("base", *GAPS) if by_language(draft)]
 
 
 def draw_disparity() -> Figure:
@@ -547,6 +616,8 @@ OWN_PARTS: dict[str, Part] = {
     "outcomes": outcomes,
     "domains": domains,
     "tuning": tuning,
+    "rates": rates,
+    "rates in words": rates_in_words,
     "disparity": disparity,
     "whose": whose,
     "figure disparity": disparity_figure,

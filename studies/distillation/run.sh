@@ -18,7 +18,7 @@ python generate_answers.py --prompts domains/general_train.jsonl --limit 64 --to
 train adapters/kl --loss kl --passes 2 --batch-size 8 --learning-rate 3e-4 --eval-steps 11
 
 # --- learning rate and batch, then losses at one budget (4 minutes each) ---
-train $arms/kl --loss kl --limit 64 --eval-steps 8 --learning-rate 3e-4
+train $arms/kl_3e-4 --loss kl --limit 64 --eval-steps 8 --learning-rate 3e-4
 train $arms/kl_2e-3 --loss kl --limit 64 --eval-steps 8 --learning-rate 2e-3
 train $arms/kl_1e-3_b2 --loss kl --limit 64 --eval-steps 8 --batch-size 2
 train $arms/kl_1e-3 --loss kl --limit 64 --eval-steps 4
@@ -48,6 +48,7 @@ paired --prompts $both --drafts base dpo=final_adapter kl=adapters/kl distilled=
 paired --prompts domains/at.jsonl --drafts base kl_1e-3=$arms/kl_1e-3 tvd=$arms/tvd nll=$arms/nll lk_lambda=$arms/lk_lambda \
   lk_alpha=$arms/lk_alpha tvdpp_position=$arms/tvdpp_position tvdpp=$arms/tvdpp tvdpp_sampled=$arms/tvdpp_sampled \
   reverse_kl=$arms/reverse_kl js=$arms/js trigram=$at
+paired --prompts domains/at.jsonl --drafts base nll_chosen=$arms/nll_chosen tvdpp_position_chosen=$arms/tvdpp_position_chosen
 python evaluate_acceptance.py report --results-dir $results --per-type 8 --prompts $both
 
 # --- prompts of a kind that no draft learnt from, and other temperatures (a quarter of an hour each); a folder each, for a file of
@@ -67,8 +68,12 @@ done
 for temperature in 0 0.7 1; do
   python evaluate_acceptance.py paired --results-dir $results/temperature_$temperature --temperature $temperature \
     --answers $sampled --prompts $both --drafts base distilled=adapters/distilled
-  python evaluate_acceptance.py report --results-dir $results/temperature_$temperature --temperature $temperature
+  python evaluate_acceptance.py report --results-dir $results/temperature_$temperature
 done
+
+# --- live, with nothing beside it (20 minutes in int8) ---
+python evaluate_acceptance.py live --backend int8 --k 2 --results-dir $results/live --prompts $both --per-type 6 --seeds 1 \
+  --no-baseline --max-new-tokens 64 --drafts base distilled=adapters/distilled
 
 # --- where in the answers, then the page ---
 python -m studies.distillation.positions

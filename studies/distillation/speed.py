@@ -1,6 +1,7 @@
-"""What study 2's gain is worth in time: the speed-up by formula, and after how many tokens the training has paid.
+"""What study 2's gain is worth in time: the speed-up by formula, live, and after how many tokens the training has paid.
 
-tables.py writes these parts. The seconds are those of studies/engine's benchmark, which decoded with the draft that ships;
+tables.py writes these parts. The seconds are those of studies/engine's benchmark, which decoded with the draft that ships, and
+where a function says live those of evaluate_acceptance.py live;
 `report` is the JSON of evaluate_acceptance.py report, `benchmark` that of benchmark_decoding.py.
 """
 
@@ -10,13 +11,14 @@ from pathlib import Path
 
 from specdec.files import read_jsonl
 from specdec.intervals import mean_with_interval
+from specdec.provenance import read_row_file
 from specdec.report import hardware, load, span, table
 from specdec.terminal import Problem
 from specdec.theory import speedup
 
+LIVE = Path("studies/distillation/results/live/live.jsonl")
 BENCHMARK = Path("studies/engine/results/benchmark.json")
 ANSWERS = Path("studies/distillation/answers")
-GOELS_K = (3, 5)  # the draft lengths of the paper's τ and MBSU
 
 
 def benchmark_of(report: dict, draft: str) -> dict:
@@ -95,8 +97,8 @@ def costs_in_words(report: dict, timed: dict[str, dict], environment: dict) -> s
 def formula_in_words(report: dict, draft: str) -> str:
     """The paper's τ and MBSU, and the best K by measured time."""
     said = []
-    for k in GOELS_K:
-        tau, factor = (report[metric][str(k)]["at"] for metric in ("tau", "mbsu"))
+    for k in report["mbsu"]:  # the draft lengths of the paper's tables
+        tau, factor = (report[metric][k]["at"] for metric in ("tau", "mbsu"))
         said.append(
             f"at γ = {k}, τ {tau['means']['base']:.2f} → {tau['means'][draft]:.2f}, {span(tau['changes'][draft], 2)}, and MBSU "
             f"{factor['means']['base']:.2f} → {factor['means'][draft]:.2f}"
@@ -114,6 +116,46 @@ def best_length(report: dict, timed: dict[str, dict], draft: str, backend: str) 
         best = max(lengths, key=lambda k: factors[k])
         words.append(f"`{name}` {factors[best]:.2f} at K = {best}")
     return f"With what a step and a wide pass took with {backend}, each draft at its best K: {', '.join(words)}."
+
+
+# --- live ---------------------------------------------------------------------------------------------------------------
+
+
+def live_ratios(draft: str) -> dict[str, dict]:
+    """domain, and "all" → the mean over prompts of tokens a second with `draft` over those with the base draft, its interval.
+
+    Raises:
+        FileNotFoundError: not measured.
+    """
+    speeds: dict[tuple[str, str], dict[str, float]] = {}  # (domain, prompt) → draft → tokens a second
+    for row in read_row_file(LIVE)[1]:
+        speeds.setdefault((row["domain"], row["prompt"]), {})[row["draft"]] = row["tokens_per_second"]
+    ratios: dict[str, list[float]] = {"all": []}
+    for (domain, _), found in speeds.items():
+        if {"base", draft} <= found.keys():
+            for group in ("all", domain):
+                ratios.setdefault(group, []).append(found[draft] / found["base"])
+    return {group: {"prompts": len(values), **mean_with_interval(values, seed=42)} for group, values in ratios.items()}
+
+
+def live_in_words(draft: str, domains: dict[str, str]) -> str:
+    """The page's third test, by its rule; `domains` are called as the page calls them."""
+    found, headers = live_ratios(draft), read_row_file(LIVE)[0]
+    low, high = found["all"]["interval"]
+    verdict = (
+        "makes decoding faster" if low > 1 else "makes decoding slower" if high < 1 else "was not shown to change the speed"
+    )
+    parts = [f"{ratio(found[domain])} on {found[domain]['prompts']} {words} prompts" for domain, words in domains.items()]
+    return (
+        f"**By the rule above, the training {verdict}: live, in int8 at K = {next(iter(headers.values()))['conditions']['k']}, "
+        f"{ratio(found['all'])} times the base draft's tokens a second on {found['all']['prompts']} prompts.** "
+        f"{'; '.join(parts)}. {hardware([header['environment'] for header in headers.values()])}"
+    )
+
+
+def ratio(change: dict) -> str:
+    low, high = change["interval"]
+    return f"{change['mean']:.3f} ({low:.3f} to {high:.3f})"
 
 
 # --- break-even -------------------------------------------------------------------------------------------------------

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 import studies.distillation.speed as speed
 from specdec.files import read_jsonl
-from specdec.intervals import mean_with_interval
 from specdec.report import (
     Part,
+    difference,
     hardware,
     interval,
     load,
     new_figure,
+    overlaps_of,
     percent,
     picture,
     point,
@@ -38,7 +39,7 @@ FRONT, OWN = Path("README.md"), HERE / "README.md"
 REPORT, ROWS, POSITIONS = (HERE / "results" / name for name in ("acceptance.json", "paired.jsonl", "positions.json"))
 CURVES, LOSSES = HERE / "figures/curves.png", HERE / "figures/losses.png"
 ADAPTERS, ARMS = Path("adapters"), HERE / "drafts"  # drafts that stay, and those of the comparisons
-DECIDES = "kl"  # the draft of the test that was fixed in advance
+DECIDES, SHIPS = "kl", "distilled"  # the draft of the test that was fixed in advance, and the one that ships
 BUDGET = ("answers_sha256", "data", "steps", "batch_size", "all_weights", "lora_r", "learning_rate", "from_adapter", "seed")
 PREDICTIONS = [  # two losses, and what the page's theory said of them before any was trained
     ("tvd", "kl", "Said: TV alone learns slowest from a draft that is far away."),
@@ -87,15 +88,14 @@ def answer() -> str:
 
 
 def shipped(report: dict) -> str:
-    """The newest distilled draft that stays in the repository, but for the one that decides.
+    """The distilled draft that ships.
 
     Raises:
         FileNotFoundError: it is not measured yet.
     """
-    found = [name for name in distilled(ADAPTERS) if name != DECIDES and name in report["drafts"]]
-    if not found:
+    if SHIPS not in report["drafts"]:
         raise FileNotFoundError(2, "not measured", str(ROWS))
-    return found[-1]
+    return SHIPS
 
 
 def shipped_draft() -> str:
@@ -141,6 +141,18 @@ def distilled(folder: Path) -> dict[str, dict]:
     return found
 
 
+def all_distilled() -> dict[str, dict]:
+    """`distilled` of both folders.
+
+    Raises:
+        Problem: a name stands in both.
+    """
+    shipped, arms = distilled(ADAPTERS), distilled(ARMS)
+    if both := shipped.keys() & arms.keys():
+        raise Problem(f"{ADAPTERS} and {ARMS} both hold {', '.join(both)}. Rename one of the two.")
+    return {**shipped, **arms}
+
+
 def writer(settings: dict) -> str:
     """Who wrote the texts that a draft learnt from."""
     stored = ", ".join(settings.get("text", ["verifier"]))  # older ones learnt from the verifier's alone
@@ -148,7 +160,7 @@ def writer(settings: dict) -> str:
 
 
 def trainings() -> str:
-    drafts = {**distilled(ADAPTERS), **distilled(ARMS)}
+    drafts = all_distilled()
     rows = []
     for name, metrics in drafts.items():
         settings, overlap = metrics["settings"], metrics["held_out_overlap"]
@@ -211,18 +223,7 @@ def losses() -> str:
 
 
 def overlaps() -> dict[str, dict[str, float]]:
-    """AT prompt → draft → its Σ min(p, q), of all runs together."""
-    found: dict[str, dict[str, float]] = {}
-    for measured in read_jsonl(ROWS):
-        if measured.get("domain") == "at":
-            found.setdefault(measured["prompt"], {}).update(measured["overlap"])
-    return found
-
-
-def difference(found: dict[str, dict[str, float]], draft: str, other: str) -> dict:
-    """Mean over the AT prompts of both of draft − other in Σ min(p, q), paired, with its interval; `found` of `overlaps`."""
-    both = [drafts for drafts in found.values() if draft in drafts and other in drafts]
-    return mean_with_interval([drafts[draft] - drafts[other] for drafts in both], seed=42)
+    return overlaps_of(ROWS, "at")
 
 
 # --- the text or the target -------------------------------------------------------------------------------------------
@@ -360,7 +361,7 @@ def rates() -> str:
 
 def chosen() -> str:
     """On which prompts the loss of the draft that ships was chosen, and what that makes of its numbers."""
-    metrics, draft = {**distilled(ADAPTERS), **distilled(ARMS)}, shipped_draft()
+    metrics, draft = all_distilled(), shipped_draft()
     arms = equal_budget()
     held_out = metrics[arms["kl"]]["rows"]["held_out"]
     before: list[str] = []
@@ -654,6 +655,10 @@ def speed_in_words() -> str:
     return speed.formula_in_words(load(REPORT), shipped_draft())
 
 
+def live() -> str:
+    return speed.live_in_words(shipped_draft(), {domain: DOMAINS[domain] for domain in LEARNT})
+
+
 def break_even() -> str:
     draft = shipped_draft()
     return speed.break_even(load(REPORT), draft, distilled(ADAPTERS)[draft])
@@ -664,7 +669,7 @@ def break_even() -> str:
 
 def still_open() -> str:
     """What the study asked for and the results do not hold, in words."""
-    settings = [metrics["settings"] for metrics in {**distilled(ADAPTERS), **distilled(ARMS)}.values()]
+    settings = [metrics["settings"] for metrics in all_distilled().values()]
     found = by_temperature()
     parts = [f"temperature {temperature:g}" for temperature in TEMPERATURES if temperature not in found]
     if all(one["data"] == "offline" for one in settings):
@@ -692,6 +697,7 @@ OWN_PARTS: dict[str, Part] = {
     "elsewhere": elsewhere,
     "temperatures": temperatures,
     "speed in words": speed_in_words,
+    "live": live,
     "break-even": break_even,
     "open": still_open,
     "domains": domain_table,

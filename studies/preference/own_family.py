@@ -71,10 +71,9 @@ def in_short() -> str:
         return ""
     report = load(file)
     group = report["paired"]["at"]
-    small, whole = load(Path(report["drafts"]["dpo"]["path"]) / "metrics.json"), load(WHOLE)
-    settings = f"{steps(small)} at the rate {rate(small)}, not {steps(whole)} at {rate(whole)}"
+    small = load(Path(report["drafts"]["dpo"]["path"]) / "metrics.json")
     changed = by(group["changes"]["dpo"], "that of a draft of the verifier's own family")
-    return f"; another training, {settings}, {changed}, on {group['prompts']}"
+    return f"; {steps(small)} pairs at the rate {rate(small)} {changed}, on {group['prompts']}"
 
 
 def budget() -> str:
