@@ -85,16 +85,16 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{value:.1%}"
 
 
-def interval(change: dict, digits: int = 4) -> str:
-    """`-0.0206 to -0.0150`, from what `specdec.intervals.mean_with_interval` returns."""
+def interval(change: dict, digits: int = 4, sign: str = "+") -> str:
+    """`-0.0206 to -0.0150`, from what `specdec.intervals.mean_with_interval` returns; `sign` "" is for what is no change."""
     if change["interval"] is None:
-        return "one prompt"
-    return " to ".join(f"{bound:+.{digits}f}" for bound in change["interval"])
+        return "too few prompts"
+    return " to ".join(f"{bound:{sign}.{digits}f}" for bound in change["interval"])
 
 
-def span(change: dict, digits: int = 4) -> str:
+def span(change: dict, digits: int = 4, sign: str = "+") -> str:
     """`-0.0178 (-0.0206 to -0.0150)`: the mean and its interval."""
-    return f"{change['mean']:+.{digits}f} ({interval(change, digits)})"
+    return f"{change['mean']:{sign}.{digits}f} ({interval(change, digits, sign)})"
 
 
 def verdict(change: dict) -> str:

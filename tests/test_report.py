@@ -3,6 +3,7 @@
 import pytest
 
 from specdec import report
+from specdec.files import write_jsonl
 from specdec.intervals import mean_with_interval
 from specdec.terminal import Problem
 
@@ -19,13 +20,15 @@ def test_table_and_interval():
     assert report.table(["a", "b"], [["x", "1"]]) == "| a | b |\n| --- | ---: |\n| x | 1 |"
     change = {"mean": -0.5, "interval": [-0.75, 0.25]}
     assert report.span(change, 2) == "-0.50 (-0.75 to +0.25)"
-    assert report.interval(mean_with_interval([0.1], 0)) == "one prompt"
+    assert report.span(change, 2, sign="") == "-0.50 (-0.75 to 0.25)"
+    assert report.interval(mean_with_interval([0.1], 0)) == "too few prompts"
     assert report.percent(None) == "–" and report.percent(0.615) == "61.5%"
 
 
 def test_hardware_is_of_the_machines_that_measured():
     one = report.hardware([MACHINE, {**MACHINE, "commit": "b" * 40}, MACHINE])
     assert one == "Measured on 2 cores of an P processor, torch 2.1, transformers 5.0, commit aaaaaaaa, bbbbbbbb."
+    assert "commit aaaaaaaa with uncommitted code." in report.hardware([{**MACHINE, "uncommitted_code": True}])
     other = {**MACHINE, "gpu": {"name": "G"}, "commit": None}
     several = report.hardware([MACHINE, other, None])
     assert several.startswith("Measured on 3 machines or sets of packages: 2 cores of an P processor")
@@ -42,6 +45,19 @@ def test_a_training_again_has_the_same_fields_and_another_seed():
     }
     found = report.first_trainings(drafts)
     assert found["other-seed2"] == "first" and found["first-seed3"] == "first-seed3" and found["balanced"] == "balanced"
+
+
+def test_differences_are_paired_over_the_prompts_of_both(tmp_path):
+    rows = [
+        {"prompt": "a", "domain": "at", "overlap": {"base": 0.5, "one": 0.6}},
+        {"prompt": "a", "domain": "at", "overlap": {"two": 0.9}},
+        {"prompt": "b", "domain": "at", "overlap": {"one": 0.1}},
+        {"prompt": "c", "domain": "general", "overlap": {"one": 0.1, "two": 0.1}},
+    ]
+    write_jsonl(tmp_path / "paired.jsonl", rows)
+    found = report.overlaps_of(tmp_path / "paired.jsonl", "at")
+    assert found == {"a": {"base": 0.5, "one": 0.6, "two": 0.9}, "b": {"one": 0.1}}
+    assert report.difference(found, "two", "one")["mean"] == pytest.approx(0.3)
 
 
 def test_markers_are_filled_in_lines_of_their_own_and_in_cells():

@@ -32,14 +32,25 @@ def one_prompt(result: dict) -> None:
 def test_a_benchmark_of_one_prompt_has_no_interval(changed):
     assert "95% interval" in tables.answer() and " to " in tables.row()
     changed(one_prompt)
-    assert "was not shown to pay" in tables.answer() and "no draft (one prompt, on which draft" in tables.answer()
-    assert "95%" not in tables.answer() and "on one prompt" in tables.row()
+    assert "was not shown to pay" in tables.answer() and "no draft (one AT prompt, texts of " in tables.answer()
+    assert "95%" not in tables.answer() and "on one AT prompt" in tables.row()
+
+
+def test_what_tuning_adds_is_told_beside_what_drafting_does(changed):
+    assert "of the untuned draft, which does not show that tuning makes it faster" in tables.row()
+
+    def much_faster(result):
+        for row in result["rows"]:
+            row["tokens_per_second"] *= 2 if row["draft"] == "distilled" else 1
+
+    changed(much_faster)
+    assert "of the untuned draft, and" in tables.row()
 
 
 def test_without_a_test_of_int8_the_page_claims_none(monkeypatch, tmp_path):
-    assert "in int8, on 150 texts" in tables.row() and "| ours |" in tables.exactness_int8()
+    assert "ours in int8" in tables.answer() and "| ours |" in tables.exactness_int8()
     monkeypatch.setattr(tables, "EXACTNESS_INT8", tmp_path / "none.json")
-    assert "in int8, on" not in tables.row() and tables.exactness_int8() == ""
+    assert "ours in int8" not in tables.answer() and tables.exactness_int8() == ""
 
 
 @pytest.mark.parametrize("shift, verdict", [(-3, "costs time"), (3, "pays")])

@@ -90,15 +90,7 @@ def machines(*names: str) -> str:
 
 def plain(change: dict, digits: int = 3) -> str:
     """`0.873 (0.841 to 0.902)`: a mean that is no change, with its interval where there are prompts enough for one."""
-    if change["interval"] is None:
-        return f"{change['mean']:.{digits}f} (too few prompts)"
-    low, high = change["interval"]
-    return f"{change['mean']:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
-
-
-def changed(change: dict, digits: int = 3) -> str:
-    """`-0.030 (-0.051 to -0.009)`: as `plain`, of a change."""
-    return span(change, digits) if change["interval"] else f"{change['mean']:+.{digits}f} (too few prompts)"
+    return span(change, digits, sign="")
 
 
 def said_of(change: dict) -> str:
@@ -119,11 +111,9 @@ def answer() -> str:
         overlap = changes[DECIDES]["overlap"]
         first = (
             f"**On {code_prompts(found, DECIDES)} code prompts, fine-tuning on {human_code(found)} {said_of(overlap)} the "
-            f"acceptance probability of the draft: a paired change of {changed(overlap, 4)} in mean Σ min(p, q).**"
+            f"acceptance probability of the draft: a paired change of {span(overlap, 4)} in mean Σ min(p, q).**"
         )
-    others = [
-        f"`{name}` {changed(changes[name]['overlap'], 4)}" for name in tuned(found) if name in changes and name != DECIDES
-    ]
+    others = [f"`{name}` {span(changes[name]['overlap'], 4)}" for name in tuned(found) if name in changes and name != DECIDES]
     if others:
         first += f" The change with other training (Table 2): {', '.join(others)}."
     base = (
@@ -166,7 +156,7 @@ def row() -> str:
             training = (
                 f"Fine-tuning on {human_code(found)}" if draft == DECIDES else f"The deciding draft is {NOT_YET}; `{draft}`"
             )
-            measured = f"mean Σ min(p, q) {changed(overlap, 4)} on {code_prompts(found, draft)} prompts"
+            measured = f"mean Σ min(p, q) {span(overlap, 4)} on {code_prompts(found, draft)} prompts"
             return f"{training} {said_of(overlap)} acceptance: {measured}"
     code = metrics(found, "code")
     if code is None:
@@ -234,7 +224,7 @@ def tuning() -> str:
                 continue
             one, change = group["drafts"][draft], group["changes"].get(draft)
             cells = [percent(one["acceptance_rate"]["mean"]), f"{one['speedup']['mean']:.2f}×", plain(one["overlap"], 4)]
-            cells.append(changed(change["overlap"], 4) if change else "")
+            cells.append(span(change["overlap"], 4) if change else "")
             rows.append([draft, trained(found["drafts"][draft]), NAMES[domain], str(one["prompts"]), *cells])
     header = ["draft", "trained by", "domain", "n", "accept rate", "speed-up", "Σ min(p, q)", "change of it"]
     return f"{table(header, rows)}\n\n{machines(FAMILY)}"
@@ -269,7 +259,7 @@ def rates() -> str:
             group = found["domains"][domain]
             if name in group["changes"]:
                 change = group["changes"][name]["overlap"]
-                cells = [NAMES[domain], str(group["drafts"][name]["prompts"]), changed(change, 4), str(change["rose"])]
+                cells = [NAMES[domain], str(group["drafts"][name]["prompts"]), span(change, 4), str(change["rose"])]
                 rows.append([TEXTS[loss], f"{rate:g}", *cells])
     if not rows:
         return f"The drafts at two rates: {NOT_YET}."

@@ -145,17 +145,14 @@ def live_in_words(draft: str, domains: dict[str, str]) -> str:
     verdict = (
         "makes decoding faster" if low > 1 else "makes decoding slower" if high < 1 else "was not shown to change the speed"
     )
-    parts = [f"{ratio(found[domain])} on {found[domain]['prompts']} {words} prompts" for domain, words in domains.items()]
+    parts = [
+        f"{span(found[domain], 3, sign='')} on {found[domain]['prompts']} {words} prompts" for domain, words in domains.items()
+    ]
     return (
         f"**By the rule above, the training {verdict}: live, in int8 at K = {next(iter(headers.values()))['conditions']['k']}, "
-        f"{ratio(found['all'])} times the base draft's tokens a second on {found['all']['prompts']} prompts.** "
+        f"{span(found['all'], 3, sign='')} times the base draft's tokens a second on {found['all']['prompts']} prompts.** "
         f"{'; '.join(parts)}. {hardware([header['environment'] for header in headers.values()])}"
     )
-
-
-def ratio(change: dict) -> str:
-    low, high = change["interval"]
-    return f"{change['mean']:.3f} ({low:.3f} to {high:.3f})"
 
 
 # --- break-even -------------------------------------------------------------------------------------------------------
@@ -221,7 +218,8 @@ def break_even(report: dict, draft: str, metrics: dict) -> str:
     """`metrics` are those of the draft's training."""
     benchmark, lengths = benchmark_of(report, draft), lengths_of_answers(draft, metrics)
     said = [
-        f"**After how many tokens has the training paid?** It took {metrics['seconds']:,.0f} s. What writing its "
+        f"**After how many tokens has the training paid?** Its steps took {metrics['seconds']:,.0f} s; the search for loss and "
+        f"rate, an arm of 3 to 5 minutes each (below), is not counted. What writing its "
         f"{len(lengths)} answers ({sum(lengths):,} tokens) took was not recorded: at most what the verifier alone takes for so "
         "many tokens, one text at a time, in the runs that are compared. Saved by the draft that ships, live, every draft at "
         "the K that makes most tokens a second, as on the [engine's page](../engine/README.md):",

@@ -536,17 +536,11 @@ def elsewhere() -> str:
     for domain, (group, _, _) in by_domain().items():
         if domain not in LEARNT:
             change = group["changes"][draft]
-            said.append(f"on {group['prompts']} {DOMAINS[domain]} prompts it {moved(change)}: {span(change)}")
+            said.append(f"on {group['prompts']} {DOMAINS[domain]} prompts it {verdict(change)} acceptance, {span(change)}")
     return (
         "Out of distribution the paper's fine-tuned drafts all fell below the base draft (translation). Ours, trained on "
         f"AT and general answers: {'; '.join(said)}."
     )
-
-
-def moved(change: dict) -> str:
-    """What the interval says of a change against the base draft."""
-    low, high = change["interval"] or (-1.0, 1.0)
-    return "gained" if low > 0 else "lost" if high < 0 else "did not measurably change"
 
 
 def by_temperature() -> dict[float, dict]:
@@ -588,7 +582,7 @@ def temperatures() -> str:
         if temperature != learnt_at:
             group = report["paired"]["at"]
             change = group["changes"][draft]
-            said.append(f"at {temperature:g} it {moved(change)} on {group['prompts']} AT prompts, {span(change)}")
+            said.append(f"at {temperature:g} it {verdict(change)} acceptance on {group['prompts']} AT prompts, {span(change)}")
     if not said:
         return f"The draft learnt from answers at temperature {learnt_at:g}, and nothing is claimed of any other."
     return f"The draft learnt from answers at temperature {learnt_at:g}; {'; '.join(said)}."

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from specdec.files import read_jsonl
 from specdec.intervals import mean_with_interval
-from specdec.report import Part, decoded, hardware, load, new_figure, percent, picture, point, run_pages, table
+from specdec.report import Part, decoded, hardware, interval, load, new_figure, percent, picture, point, run_pages, table
 from specdec.terminal import run
 
 if TYPE_CHECKING:
@@ -334,7 +334,7 @@ def agreement_in_words() -> str:
         return "How far the int8 verifier is from its float32 self on many answers is not part of these results"
     result = load(AGREEMENT)
     found, dtype = result["summary"], result["conditions"]["dtype"]
-    known = f"95% interval {bounds_of(found['overlap'], 3)}, " if found["overlap"]["interval"] else ""
+    known = f"95% interval {interval(found['overlap'], 3, sign='')}, " if found["overlap"]["interval"] else ""
     return (
         f"Of the int8 verifier's p, {found['overlap']['mean']:.3f} is that of its {dtype} self (mean Σ min, {known}"
         f"{found['prompts']} stored answers), and the likeliest token is the same at "
@@ -446,8 +446,8 @@ def over_llama_cpp(best: dict) -> str:
 
 def said(ratio: dict) -> str:
     """`1.17 (1.02 to 1.31)`, or without the interval that one prompt does not give."""
-    known = bounds_of(ratio)
-    return f"{ratio['mean']:.2f} (95% interval {known})" if known else f"{ratio['mean']:.2f}"
+    known = f" (95% interval {interval(ratio, 2, sign='')})" if ratio["interval"] else ""
+    return f"{ratio['mean']:.2f}{known}"
 
 
 def int8_rows() -> list[dict]:
@@ -476,11 +476,6 @@ def prompts_of(result: dict) -> str:
     kind = "AT " if domains == {"at"} else ""
     counted = f"{len(prompts)} {kind}prompts" if len(prompts) > 1 else f"one {kind}prompt"
     return f"{counted}, texts of {result['conditions']['max_new_tokens']} tokens"
-
-
-def bounds_of(found: dict, digits: int = 2) -> str:
-    """`0.66 to 1.43`; empty where there is no interval."""
-    return " to ".join(f"{bound:.{digits}f}" for bound in found["interval"] or [])
 
 
 def ratio_of(best: dict, other: dict | None = None) -> dict:

@@ -294,7 +294,7 @@ def live_speed() -> str:
     rows = []
     for draft, found in study["live_speed"].items():
         cells = [f"{found[key]:.2f}" for key in ("seconds", "tokens_per_second", "block_efficiency")]
-        bounds = interval(found["speedup"], 2).replace("+", "") if draft != "verifier" else "–"
+        bounds = interval(found["speedup"], 2, sign="") if draft != "verifier" else "–"
         rows.append([draft, str(found["runs"]), f"{found['tokens']:.0f}", *cells, f"{found['speedup']['mean']:.2f}", bounds])
     header = ["draft", "runs", "tokens", "seconds", "tokens/s", "tokens per pass", "× plain verifier", "95% interval"]
     unlike = (
