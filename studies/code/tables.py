@@ -259,11 +259,11 @@ def rates() -> str:
             group = found["domains"][domain]
             if name in group["changes"]:
                 change = group["changes"][name]["overlap"]
-                cells = [NAMES[domain], str(group["drafts"][name]["prompts"]), span(change, 4), str(change["rose"])]
+                cells = [NAMES[domain], str(group["drafts"][name]["prompts"]), span(change)]
                 rows.append([TEXTS[loss], f"{rate:g}", *cells])
     if not rows:
         return f"The drafts at two rates: {NOT_YET}."
-    header = ["text, and what of it", "rate", "prompts", "n", "change of Σ min(p, q)", "rose on"]
+    header = ["text, and what of it", "rate", "prompts", "n", "change of Σ min(p, q)"]
     return f"{table(header, rows)}\n\n{machines(FAMILY)}"
 
 
