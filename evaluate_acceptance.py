@@ -62,6 +62,7 @@ LONGEST_K = 8  # the report's largest draft length
 GOELS_K = (3, 5)  # the draft lengths at which study 2 reports the memory-bound speed-up
 PROMPT_FILES = ("domains/study0.jsonl", "domains/at.jsonl", "domains/general.jsonl")
 NOT_OF_THE_PROMPT = ("temperature", "top_p", "token_ids", "probs", "seed", "run_id", "tools", "messages")  # of an answer's row
+READ_BY_REPORT = ("step", "prompts", "per_type", "results_dir", "k", "seed")  # of the options; the rest is in its rows' headers
 LIVE_METRICS = ("acceptance_rate", "expected_acceptance", "block_efficiency", "tokens_per_second")
 
 
@@ -325,6 +326,19 @@ def live_beside(paired: Measured, k: int) -> Measured:
     return Measured(file, LIVE_KEYS, {**paired.conditions, "k": k, "adapters": paired.adapters})
 
 
+def refuse_ignored(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Raises Problem if `report` was given an option that it does not read: drafts and settings are those of its rows."""
+    others = [name for name in vars(args) if name not in READ_BY_REPORT]
+    given = vars(parser.parse_args(namespace=argparse.Namespace(**dict.fromkeys(others))))  # None where it was left out
+    ignored = [f"--{name.replace('_', '-')}" for name in others if given[name] is not None]
+    if ignored:
+        raise Problem(
+            f"report takes no {', '.join(ignored)}: it is of the rows in --results-dir and their settings. Leave it out."
+        )
+    if args.per_type and not args.prompts:
+        raise Problem("report: --per-type draws from --prompts, and none are named. Name them, or leave it out.")
+
+
 def print_changes(groups: dict) -> None:
     for group, metrics in groups.items():
         for name, change in metrics["changes"].items():
@@ -373,6 +387,8 @@ def main() -> None:
         raise Problem(f"{args.step} runs in one process; only paired shares its work. Start it without a launcher.")
     if args.step != "live" and args.stop_below:
         raise Problem(f"--stop-below is for live: {args.step} knows drafts of K tokens alone. Give live another --results-dir.")
+    if args.step == "report":
+        refuse_ignored(parser, args)
     args.answers = args.answers or args.results_dir / "answers.jsonl"
     check_outputs(*(args.results_dir / name for name in ("paired.jsonl", "live.jsonl", "acceptance.json")))
     {"paired": paired, "live": live, "report": report}[args.step](args)

@@ -40,7 +40,7 @@ from specdec.models import (
 )
 from specdec.provenance import ROOT, portable, provenance
 from specdec.terminal import Problem, check_outputs, put_json, run, say
-from specdec.training import is_full, read_object
+from specdec.training import is_full, overlap_of_written, read_object
 from specdec.vocabulary import vocabulary_map
 
 if TYPE_CHECKING:
@@ -311,7 +311,7 @@ def describe(args: argparse.Namespace, pair: Pair, gguf: str | None, verdict: st
         "vocabularies": verdict,
         "gguf": gguf,
         "measured": measured(adapter_digest(args.adapter_path)),
-        "held_out_overlap": (read_object(args.adapter_path / "metrics.json") or {}).get("held_out_overlap"),
+        "held_out_overlap": overlap_of_written(read_object(args.adapter_path / "metrics.json") or {}),
         "engines": engines(here, gguf and f"{here}/{gguf}", portable(pair.verifier.id), verdict, same_rows),
     }
 

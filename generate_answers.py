@@ -1,10 +1,12 @@
 """The verifier answers prompts: training data for a draft, and the texts on which drafts are compared.
 
 Each prompt is answered once per temperature and top-p, by the verifier alone, in batches. A prompt draws from a random
-generator of its own, seeded by --seed and the prompt, so an answer depends neither on the batch nor on where a stopped run
-resumed. Rows are appended to OUTPUT as a batch ends, behind a header row with the command, the conditions and the machine;
-a file of other conditions is refused. `specdec.answers` says what a row holds and reads it; what the answers took, whatever was
-stopped and resumed, is the sum over rows of batch_seconds / batch_rows.
+generator of its own, seeded by --seed and the prompt, so its random numbers depend neither on the batch nor on where a stopped
+run resumed; a batch's padding and size still round p in its last digits, which now and then changes a token.
+
+Rows are appended to OUTPUT as a batch ends, behind a header row with the command, the conditions and the machine; a file of
+other conditions is refused. `specdec.answers` says what a row holds and reads it; what the answers took, whatever was stopped
+and resumed, is the sum over rows of batch_seconds / batch_rows.
 
 A prompt file's rows are kept whole, but for answers of others in them (chosen, rejected). Rows with "messages" or "tools" go
 through the verifier's chat template with them.
@@ -39,7 +41,7 @@ from specdec.alignment import sampled_probs, verifier_probs
 from specdec.answers import PER_TYPE, UNLESS_GIVEN, digest_of, drawn_per_type, prompt_ids, read_answers, store_probs
 from specdec.engine import Engine
 from specdec.files import append_jsonl, read_jsonl
-from specdec.models import add_model_arguments, choose_pair, plain_token_ids
+from specdec.models import PLACEHOLDER, add_model_arguments, choose_pair, plain_token_ids
 from specdec.provenance import Share, start_rows
 from specdec.sampling import Settings, check_settings
 from specdec.terminal import Problem, check_outputs, positive_int, run, say
@@ -98,13 +100,34 @@ def read_texts(
 
     A whole text ends with the token that ends a turn, but where there are none (`raw`).
     """
-    end = [] if raw else [engine.tokenizer.eos_token_id]
+    end = [] if raw else [end_of_turn(engine)]
     answers = [(plain_token_ids(engine.tokenizer, text) + end)[: settings.max_new_tokens] for text in texts]
     kept: list[tuple[Tensor, Tensor] | None] = []
     for prompt, answer in zip(ids, answers, strict=True):
         top = verifier_probs(engine.verifier, prompt, answer, settings).topk(keep) if keep else None
         kept.append((top.indices.int(), top.values) if top else None)
     return answers, kept
+
+
+def end_of_turn(engine: Engine) -> int:
+    """The token that the verifier's chat template writes behind an answer; without a template, the one that ends a text.
+
+    They may differ: Phi-3 ends a turn with <|end|> and a text with <|endoftext|>, its tokenizer's eos_token.
+
+    Raises:
+        Problem: the template writes no token there that ends an answer of the verifier.
+    """
+    tokenizer = engine.tokenizer
+    if not tokenizer.chat_template:
+        return tokenizer.eos_token_id
+    chat = [{"role": "user", "content": "a question"}, {"role": "assistant", "content": PLACEHOLDER}]
+    _, _, after = tokenizer.apply_chat_template(chat, tokenize=False).partition(PLACEHOLDER)
+    first = tokenizer(after, add_special_tokens=False)["input_ids"][:1]
+    if not first or first[0] not in engine.stop:
+        raise Problem(
+            "--text: the verifier's chat template writes no stop token behind an answer. Use --raw, or another verifier."
+        )
+    return first[0]
 
 
 class Batch:

@@ -2,8 +2,9 @@
 
 A chat model that reads a system prompt and the opening of a user turn, and no query, goes on with a query. Every draw is kept
 in DRAWS, row by row, behind a header row with the command, the conditions and the machine; a stopped run resumes there, and a
-file of other conditions is refused. A draw has a random generator of its own, seeded by --seed and its number, so it depends
-neither on the batch nor on where a run resumed. OUTPUT is written whole at the end: the draws that the filters of
+file of other conditions is refused. A draw has a random generator of its own, seeded by --seed and its number, so its random
+numbers depend neither on the batch nor on where a run resumed; a batch's padding and size still round p in its last digits,
+which now and then changes a token. OUTPUT is written whole at the end: the draws that the filters of
 domains/synthetic.py leave, a prompt file like those in domains/. How many each filter dropped, and the mix of what came, are
 printed. Run again, it filters the stored draws, and loads no model.
 

@@ -58,6 +58,7 @@ from specdec.training import (
     load_to_train,
     memory_needed,
     model_card,
+    overlap_of_written,
     plot_curves,
     remove_checkpoints,
     truncate_rank,
@@ -153,7 +154,8 @@ def train(
     rows_file = folder / "metrics.jsonl"
     forget_rows_after(rows_file, step)
     if step == 0:
-        append_jsonl(rows_file, {"step": 0, "held_out_overlap": held_out_overlap(forward, held_out, args.batch_size, device)})
+        row = {"step": 0, "held_out_overlap": held_out_overlap(forward, held_out, args.batch_size, device)}
+        append_jsonl(rows_file, row | {"wall_seconds": time.perf_counter() - args.began})
     bar = tqdm(total=args.steps, initial=step, desc=args.loss, unit="step")
     while step < args.steps:
         started = time.perf_counter()
@@ -177,7 +179,7 @@ def train(
         if step % args.eval_steps == 0 or step == args.steps:
             row["held_out_overlap"] = held_out_overlap(forward, held_out, args.batch_size, device)
             bar.set_postfix(loss=row["loss"], overlap=row["held_out_overlap"])
-        append_jsonl(rows_file, row)
+        append_jsonl(rows_file, row | {"wall_seconds": time.perf_counter() - args.began})
         bar.update()
         if step % args.eval_steps == 0 and step < args.steps and not args.dry_run:
             save_checkpoint(folder, step, trainable, optimizer, settings)
@@ -232,6 +234,13 @@ def forget_rows_after(file: Path, step: int) -> None:
     """Rows logged after the checkpoint will be logged again."""
     rows = [row for row in read_jsonl(file) if row["step"] <= step] if file.exists() and step else []
     write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def wall_seconds_before(folder: Path) -> float:
+    """What the parts of a stopped run took up to its checkpoint; 0 where a row of an earlier version does not say it."""
+    file, step = folder / "metrics.jsonl", saved_step(folder) or 0
+    rows = [row for row in read_jsonl(file) if row["step"] <= step] if file.exists() else []
+    return rows[-1].get("wall_seconds", 0.0) if rows else 0.0
 
 
 def saved_step(folder: Path) -> int | None:
@@ -301,11 +310,19 @@ def online_batch(
 # --- at the terminal --------------------------------------------------------------------------------------------------
 
 
+def sha256_of(values: list) -> str:
+    return hashlib.sha256(json.dumps(values, ensure_ascii=False).encode()).hexdigest()
+
+
+def written_around(row: dict) -> dict:
+    """What else than its prompt makes the text that the models read of a row: a system prompt or raw, messages, tools."""
+    return row["prompted"] | {name: row[name] for name in ("messages", "tools") if name in row}
+
+
 def settings_of(args: argparse.Namespace, pair: Pair, rows: list[dict]) -> dict:
     """What must be equal for a checkpoint to be continued, and what the model card tells."""
-    texts = json.dumps(
-        [[row["prompt"], row["token_ids"], row["temperature"], row["top_p"]] for row in rows], ensure_ascii=False
-    )
+    texts = [[row["prompt"], row["token_ids"], row["temperature"], row["top_p"]] for row in rows]
+    around = [written_around(row) for row in rows]
     return {
         "base_model": base_model(pair),
         "verifier": pair.verifier.id,
@@ -316,7 +333,9 @@ def settings_of(args: argparse.Namespace, pair: Pair, rows: list[dict]) -> dict:
         "source": sorted({row.get("source", "pairs") for row in rows}),  # whose prompts; dpo_clean.jsonl's rows name none
         "text": sorted({row.get("text", "verifier") for row in rows}),  # who wrote the texts that are stored
         "answers": len(rows),
-        "answers_sha256": hashlib.sha256(texts.encode()).hexdigest(),
+        "answers_sha256": sha256_of(texts),
+        "written_sha256": sha256_of(around) if any(around) else None,  # apart: studies group drafts by answers_sha256
+        "listed": None if args.data == "offline" else args.listed,
         **args.sampled_at,
         "all_weights": args.all_weights,
         "lora_r": None if args.all_weights else args.lora_r,
@@ -487,7 +506,8 @@ def main() -> None:
     folder = checkpoint_folder(args.output_dir)
     check_checkpoint(folder, saved_step(folder), settings, args.resume, args.restart)
     model, rows, truncated = distill(args, pair, settings, train_rows, held_out_rows, folder)
-    metrics = {**metrics_of(rows, len(train_rows), len(held_out_rows)), "truncated": truncated}
+    metrics = metrics_of(rows, len(train_rows), len(held_out_rows))
+    metrics |= {"wall_seconds": time.perf_counter() - args.began, "truncated": truncated}
     written = write_draft(args, model, settings, metrics, rows)
     remove_checkpoints(folder)
     if args.json:
@@ -500,11 +520,14 @@ def distill(
 ):
     """Loads the draft, turns answers into examples and trains.
 
+    `args.began` becomes the time at which it began, so far back that a resumed run counts what its earlier parts took.
+
     Returns:
         The tuned model, the logged rows, and what --keep-rank kept of it, if it was given.
     """
     from specdec.distillation import answer_log_probs
 
+    args.began = time.perf_counter() - (wall_seconds_before(folder) if args.resume else 0.0)
     model = load_trainable(args, pair)
     lesson = Lesson(pair)
     engine = None if args.data == "offline" else Engine(pair)
@@ -567,6 +590,7 @@ def memory_remedy(args: argparse.Namespace) -> str:
 
 
 def metrics_of(rows: list[dict], trained: int, held_out: int) -> dict:
+    """What the rows say; `seconds` is of the optimizer steps alone, without loading and held-out measurements."""
     overlaps = [row["held_out_overlap"] for row in rows if row.get("held_out_overlap") is not None]
     steps = [row for row in rows if "loss" in row]
     return {
@@ -582,7 +606,7 @@ def metrics_of(rows: list[dict], trained: int, held_out: int) -> dict:
 
 
 def overlap_line(metrics: dict) -> str:
-    found = metrics["held_out_overlap"]
+    found = overlap_of_written(metrics)
     return f"{found['before']:.4f} → {found['after']:.4f}" if found else "not measured: no probabilities are stored"
 
 

@@ -317,16 +317,12 @@ def read(file: Path) -> list[dict]:
         raise Problem(f"{error}. Rebuild it: python -m domains.code --cache DIR") from None
 
 
-def rows_of(split: str, languages: Iterable[str] | None) -> list[dict]:
+def rows_of(split: str, languages: Iterable[str] | None = None) -> list[dict]:
+    """`test`: 40 prompts a language, each with what the file says next; or `train`. The languages take turns."""
     chosen = list(GROUP if languages is None else languages)
     if unknown := [name for name in chosen if name not in GROUP]:
         raise Problem(f"no such language: {', '.join(unknown)}. There are {', '.join(GROUP)}.")
     return [row for row in read(HERE / f"code_{split}.jsonl") if row["language"] in chosen]
-
-
-def test_prompts(languages: Iterable[str] | None = None) -> list[dict]:
-    """40 prompts a language, each with what the file says next; the languages take turns."""
-    return rows_of("test", languages)
 
 
 def training_snippets(languages: Iterable[str] | None = None, mix: str = "plan") -> list[dict]:

@@ -15,11 +15,20 @@ in total variation, from the p renormalised over all shared tokens.
 
 With r(x) = 1 where p(x) > q(x), 0 elsewhere, and m = Σ_x q(x) r(x), the gradient at the scaled logits of one position:
 
-  kl              q − p                     nll             q − the verifier's token; on average over tokens, as kl
+  kl              q − p                     nll             q − the verifier's token
   reverse_kl      q (log q/p − KL(q‖p))     js              q (log q/μ − KL(q‖μ)) / 2, with μ = (p + q) / 2
   tvd             q (m − r)                 tvdpp           tvd / σ, one σ for the whole batch
   lk_alpha        tvd / overlap             tvdpp_position  tvd / √(m (1 − m))
   lk_lambda       λ kl + (1 − λ) tvd        tvdpp_sampled   as tvdpp, on average over the sampled tokens
+
+nll is kl on average over the verifier's tokens only where the draft has them all. With c = s + t, the verifier's mass on shared
+tokens, its token is shared with probability c and left out otherwise, so the gradient is on average Σ p (q − token) =
+c (q − p / c), the sum over shared tokens: c times that of kl, which renormalises p to p / c. So a position at which the draft
+lacks much of p counts for less in nll, and for as much as any other in kl.
+
+The sizes of tvd's gradient at the tokens sum to 2 m (1 − m). It vanishes where q lacks what p has (m → 0), and where almost all
+of q lies on tokens of which p has more (m → 1), as where p is nearly one token and q has it. To be close is not enough: it does
+not shrink on the way to q = p, as that of kl does.
 
 Torch is not imported at the top, so that a command can list the names of `LOSSES` quickly.
 """
@@ -43,20 +52,19 @@ TINY = 1e-37  # keeps log and division finite in float32
 
 @dataclass(frozen=True)
 class Targets:
-    """The verifier at N positions, in the draft's ids; positions of padding are left out, or have weight 0.
+    """The verifier at N positions, in the draft's ids; positions of padding are left out.
 
     p_ids: [N, M] int64, the listed tokens: shared by both vocabularies, distinct within a position.
     p_values: [N, M] float, their raw probabilities. Value 0 marks a padding entry, whatever its id.
     tokens: [N] int64, the token that the verifier emitted, or −1 where the draft lacks it.
-    tail: [N] float, the verifier's mass on shared tokens outside the list, if stored; only reverse_kl reads it.
-    weights: [N] float, the weight of each position in every mean; None weighs all alike.
+    tail: [N] float, an upper bound of the verifier's mass on shared tokens outside the list: all of its mass outside the
+        list as it was stored, on shared tokens or not. Only reverse_kl reads it.
     """
 
     p_ids: Tensor
     p_values: Tensor
     tokens: Tensor
     tail: Tensor | None = None
-    weights: Tensor | None = None
 
 
 # --- q ----------------------------------------------------------------------------------------------------------------
@@ -112,12 +120,6 @@ def _log(p: Tensor) -> Tensor:
     return p.clamp(min=TINY).log()
 
 
-def _mean(values: Tensor, weights: Tensor | None) -> Tensor:
-    """The mean of values [N] under weights [N]; 0 where no position has weight."""
-    weights = values.new_ones(len(values)) if weights is None else weights.to(values.dtype)
-    return (weights * values).sum() / weights.sum().clamp(min=TINY)
-
-
 def _overlap(log_q: Tensor, targets: Targets) -> Tensor:
     """Σ_x min(p(x), q(x)) at each position, [N]; where p = q its gradient is that of p, which is 0."""
     _, q, p = _at_listed(log_q, targets)
@@ -154,7 +156,7 @@ def kl(log_q: Tensor, targets: Targets, generator: torch.Generator | None = None
 
     The white-box distillation loss that Hong et al. 2025 (arXiv 2503.07807) found best.
     """
-    return _mean(_kl(log_q, targets), targets.weights)
+    return _kl(log_q, targets).mean()
 
 
 def reverse_kl(log_q: Tensor, targets: Targets, generator: torch.Generator | None = None) -> Tensor:
@@ -162,9 +164,9 @@ def reverse_kl(log_q: Tensor, targets: Targets, generator: torch.Generator | Non
 
     One of the divergences of DistillSpec (Zhou et al. 2023, arXiv 2310.08461). It is infinite if p = 0 where q > 0, so
     all tokens outside the list are merged into one: q has what is left of 1, p has the stored tail, renormalised with the
-    list, and at least `REST_FLOOR`. Merging can only lower a KL, so with a tail above the floor this is a lower bound of
-    the full one. With the floor in use, at q = p on the full list it and its gradient are still 0, and it can fall below
-    0 by at most the floor.
+    list, and at least `REST_FLOOR`. Merging can only lower a KL, so with the exact tail, above the floor, this is a lower
+    bound of the full one. With the floor in use, at q = p on the full list it and its gradient are still 0, and it can fall
+    below 0 by at most the floor.
     """
     log_q, q, p = _at_listed(log_q, targets)
     tail = q.new_zeros(len(q)) if targets.tail is None else targets.tail.to(q.dtype)
@@ -173,7 +175,7 @@ def reverse_kl(log_q: Tensor, targets: Targets, generator: torch.Generator | Non
     listed = (q * (log_q - _log(_renormalised(p, tail)))).sum(1)  # Σ q log(q / p), arXiv 2310.08461
     # Rounding can leave q_rest at ±1e-7 where it is 0; below 1e-9 its logarithm, and so its gradient, stays bounded.
     rest = q_rest * (q_rest.clamp(min=1e-9).log() - p_rest.log())
-    return _mean(listed + rest, targets.weights)
+    return (listed + rest).mean()
 
 
 def js(log_q: Tensor, targets: Targets, generator: torch.Generator | None = None) -> Tensor:
@@ -188,16 +190,16 @@ def js(log_q: Tensor, targets: Targets, generator: torch.Generator | None = None
     log_middle = _log((p + q) / 2)
     listed = p * (_log(p) - log_middle) + q * (log_q - log_middle)  # Lin 1991
     rest = (1 - q.sum(1)) * math.log(2)
-    return _mean((listed.sum(1) + rest) / 2, targets.weights)
+    return ((listed.sum(1) + rest) / 2).mean()
 
 
 def tvd(log_q: Tensor, targets: Targets, generator: torch.Generator | None = None) -> Tensor:
     """Total variation 1 − Σ min(p, q), raw p: the mean over positions, a scalar; log_q [N, V].
 
-    Goel et al. 2024, arXiv 2403.00858. It has a kink at q = p, so its gradient does not shrink on the way there; at a
-    tie r = 0, so at q = p itself it is 0.
+    Goel et al. 2024, arXiv 2403.00858. It has a kink at q = p, so its gradient does not shrink on the way there, unless p is
+    nearly one token; at a tie r = 0, so at q = p itself it is 0.
     """
-    return _mean(1 - _overlap(log_q, targets), targets.weights)  # Leviathan et al. 2023, arXiv 2211.17192, lemma 3.3
+    return (1 - _overlap(log_q, targets)).mean()  # Leviathan et al. 2023, arXiv 2211.17192, lemma 3.3
 
 
 def tvdpp(log_q: Tensor, targets: Targets, generator: torch.Generator | None = None) -> Tensor:
@@ -208,8 +210,8 @@ def tvdpp(log_q: Tensor, targets: Targets, generator: torch.Generator | None = N
     """
     _, q, p = _at_listed(log_q, targets)
     reward = (p > q).to(q.dtype)  # r(x) = 1{p(x) > q(x)}, arXiv 2403.00858
-    mu = _mean((q.detach() * reward).sum(1), targets.weights)[None]
-    return _mean(_expected_policy_loss(q, reward, mu), targets.weights)
+    mu = (q.detach() * reward).sum(1).mean()[None]
+    return _expected_policy_loss(q, reward, mu).mean()
 
 
 def tvdpp_position(log_q: Tensor, targets: Targets, generator: torch.Generator | None = None) -> Tensor:
@@ -220,7 +222,7 @@ def tvdpp_position(log_q: Tensor, targets: Targets, generator: torch.Generator |
     _, q, p = _at_listed(log_q, targets)
     reward = (p > q).to(q.dtype)  # r(x) = 1{p(x) > q(x)}, arXiv 2403.00858
     mu = (q.detach() * reward).sum(1)
-    return _mean(_expected_policy_loss(q, reward, mu), targets.weights)
+    return _expected_policy_loss(q, reward, mu).mean()
 
 
 def tvdpp_sampled(log_q: Tensor, targets: Targets, generator: torch.Generator | None = None) -> Tensor:
@@ -233,9 +235,9 @@ def tvdpp_sampled(log_q: Tensor, targets: Targets, generator: torch.Generator | 
     p = (targets.p_values * (targets.p_ids == sampled)).sum(1).to(log_q.dtype)
     log_q = log_q.gather(1, sampled)[:, 0]
     reward = (p > log_q.detach().exp()).to(log_q.dtype)  # r(x) = 1{p(x) > q(x)}, arXiv 2403.00858
-    mu = _mean(reward, targets.weights)
+    mu = reward.mean()
     advantage = (reward - mu) / _sigma(mu)  # TVD++ replaces r by (r − μ) / σ, arXiv 2403.00858
-    return _mean(-advantage * log_q, targets.weights)
+    return (-advantage * log_q).mean()
 
 
 def lk_alpha(log_q: Tensor, targets: Targets, generator: torch.Generator | None = None) -> Tensor:
@@ -244,7 +246,7 @@ def lk_alpha(log_q: Tensor, targets: Targets, generator: torch.Generator | None 
     L_α of Samarin et al. 2026, arXiv 2602.23881. The mean of the logarithms: the logarithm of the mean would have the
     gradient of `tvd` over one number for the whole batch. Where the overlap is 0 (an empty list), it is 85 without gradient.
     """
-    return _mean(-_log(_overlap(log_q, targets)), targets.weights)  # L_α, arXiv 2602.23881
+    return -_log(_overlap(log_q, targets)).mean()  # L_α, arXiv 2602.23881
 
 
 def lk_lambda(log_q: Tensor, targets: Targets, generator: torch.Generator | None = None) -> Tensor:
@@ -254,18 +256,18 @@ def lk_lambda(log_q: Tensor, targets: Targets, generator: torch.Generator | None
     """
     alpha = _overlap(log_q, targets)
     weight = (-ETA * alpha.detach()).exp()  # λ = exp(−η · stop_gradient(α)), arXiv 2602.23881
-    return _mean(weight * _kl(log_q, targets) + (1 - weight) * (1 - alpha), targets.weights)  # L_λ, arXiv 2602.23881
+    return (weight * _kl(log_q, targets) + (1 - weight) * (1 - alpha)).mean()  # L_λ, arXiv 2602.23881
 
 
 def nll(log_q: Tensor, targets: Targets, generator: torch.Generator | None = None) -> Tensor:
     """−log q of the verifier's own token, no p needed: the mean over positions, a scalar; log_q [N, V].
 
-    The black-box loss of Hong et al. 2025 (arXiv 2503.07807). A position whose token the draft lacks is left out.
+    The black-box loss of Hong et al. 2025 (arXiv 2503.07807). A position whose token the draft lacks is left out; 0 where
+    none is left.
     """
     shared = targets.tokens >= 0
     log_q = log_q.gather(1, targets.tokens.clamp(min=0)[:, None])[:, 0].masked_fill(~shared, 0.0)
-    weights = shared if targets.weights is None else shared * targets.weights
-    return _mean(-log_q, weights)  # −log q(the verifier's token), arXiv 2503.07807
+    return -log_q.sum() / shared.sum().clamp(min=1)  # −log q(the verifier's token), arXiv 2503.07807
 
 
 LOSSES = {

@@ -114,7 +114,11 @@ def add_model_arguments(parser: argparse.ArgumentParser, decodes: bool = False) 
     )
     group.add_argument("--draft", metavar="ID_OR_PATH", help="a draft model instead of the pair's")
     group.add_argument("--verifier", metavar="ID_OR_PATH", help="a verifier model instead of the pair's")
-    group.add_argument("--quantization", choices=("nf4", "none"), help="of both models (default: the pair's own)")
+    group.add_argument(
+        "--quantization",
+        choices=("nf4", "none"),
+        help="of both models (default: the pair's own; none where --draft or --verifier replaces a model)",
+    )
     if decodes:
         group.add_argument(
             "--backend",

@@ -327,8 +327,10 @@ def check_checkpoint(folder: Path, step: int | None, settings: dict, resume: boo
         settings: of the run that begins now; those of the stopped one stand in settings.json.
 
     Raises:
-        Problem: --resume without a checkpoint, or with one of other settings; neither --resume nor --restart with one.
+        Problem: --resume without a checkpoint, or with one of other settings; neither --resume nor --restart with one, or both.
     """
+    if resume and restart:
+        raise Problem("--resume goes on with a stopped run and --restart drops it. Give one of them.")
     if not resume:
         if step is not None and not restart:
             raise Problem(f"{folder} holds a stopped run at step {step}. Go on with it by --resume, or drop it by --restart.")
@@ -506,6 +508,17 @@ def plot_curves(rows: Iterable[dict], file: Path, titles: dict[str, str]) -> Non
         panel.grid(alpha=0.3)
     figure.savefig(file, dpi=120)
     pyplot.close(figure)
+
+
+def overlap_of_written(metrics: dict) -> dict[str, float] | None:
+    """{"before": …, "after": …}, held-out Σ min(p, q) of the draft before its training and of the adapter that was written.
+
+    In a metrics.json `held_out_overlap` is of the weights as they were trained; where fewer ranks were written
+    (--keep-rank), `truncated` says what these reach. None where nothing was measured.
+    """
+    found = metrics.get("held_out_overlap")
+    kept = metrics.get("truncated")
+    return found and {**found, "after": kept["held_out_overlap"] if kept else found["after"]}
 
 
 def model_card(base_model: str, tags: list[str], title: str, text: str, settings: dict) -> str:

@@ -393,7 +393,7 @@ LISTED = ("code_test.jsonl", "code_train.jsonl", "code_packages.jsonl")
 
 
 def test_the_shipped_counts():
-    prompts, snippets = code.test_prompts(), code.training_snippets()
+    prompts, snippets = code.rows_of("test"), code.training_snippets()
     assert Counter(row["language"] for row in prompts) == dict.fromkeys(code.GROUP, code.PROMPTS)
     assert all(row["query_type"] == row["language"] for row in prompts), "so that evaluation groups by language"
     assert Counter(row["language"] for row in snippets) == {name: code.SNIPPETS[group] for name, group in code.GROUP.items()}
@@ -408,7 +408,7 @@ def test_the_shipped_counts():
 
 
 def test_the_shipped_rows_keep_test_and_training_apart():
-    prompts, snippets = code.test_prompts(), code.rows_of("train", None)
+    prompts, snippets = code.rows_of("test"), code.rows_of("train")
     assert not {row["package"] for row in prompts} & {row["package"] for row in snippets}
     windows: Counter = Counter()
     for row in prompts + snippets:
@@ -421,7 +421,7 @@ def test_the_shipped_packages_are_the_pinned_ones():
     assert [(row["language"], row["split"], row["package"], row["version"]) for row in table] == [
         (package.language, package.split, package.name, package.version) for package in pinned()
     ]
-    used = {(row["package"], row["version"], row["licence"]) for row in code.test_prompts() + code.rows_of("train", None)}
+    used = {(row["package"], row["version"], row["licence"]) for row in code.rows_of("test") + code.rows_of("train")}
     for row in table:
         assert row["archives"] and all(re.fullmatch("[0-9a-f]{64}", digest) for digest in row["archives"].values())
         assert all(part in code_packages.LICENCES for licence in row["licences"] for part in licence.split(" AND "))
@@ -431,7 +431,7 @@ def test_the_shipped_packages_are_the_pinned_ones():
 
 
 def test_the_shipped_texts_hold_no_address_and_no_path_of_a_machine():
-    for row in code.test_prompts() + code.rows_of("train", None):
+    for row in code.rows_of("test") + code.rows_of("train"):
         assert code.clean(row.get("text") or row["prompt"] + row["reference"])
         assert not row["path"].startswith("/")
     for name in (*LISTED, "code.py", "code_packages.py", "CODE_CARD.md"):
@@ -441,21 +441,21 @@ def test_the_shipped_texts_hold_no_address_and_no_path_of_a_machine():
 
 
 def test_reading_asks_for_what_there_is(monkeypatch, tmp_path):
-    assert {row["language"] for row in code.test_prompts(["zig", "c"])} == {"zig", "c"}
-    assert code.test_prompts([]) == []
+    assert {row["language"] for row in code.rows_of("test", ["zig", "c"])} == {"zig", "c"}
+    assert code.rows_of("test", []) == []
     with pytest.raises(Problem, match="no such language: cobol"):
-        code.test_prompts(["cobol"])
+        code.rows_of("test", ["cobol"])
     with pytest.raises(Problem, match="no such mix: even"):
         code.training_snippets(mix="even")
     monkeypatch.setattr(code, "HERE", tmp_path)
     with pytest.raises(Problem, match="Rebuild it"):
-        code.test_prompts()
+        code.rows_of("test")
 
 
 def test_the_card_counts_what_is_shipped():
     card = (code.HERE / "CODE_CARD.md").read_text(encoding="utf-8")
     table = code.read(code.HERE / "code_packages.jsonl")
-    assert f"# {len(code.test_prompts())} code prompts and {len(code.rows_of('train', None))} training snippets" in card
+    assert f"# {len(code.rows_of('test'))} code prompts and {len(code.rows_of('train'))} training snippets" in card
     packages = Counter((row["language"], row["split"]) for row in table)
     for language, group in code.GROUP.items():
         drawn = len(code.rows_of("train", [language]))

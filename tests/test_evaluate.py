@@ -154,9 +154,10 @@ def steps(cli, tiny, tmp_path):
         if step == "answers":
             fixed = ["--prompts", prompts, "--output", tmp_path / "answers.jsonl", "--max-new-tokens", 8]
             return cli(generate_answers, *fixed, *models_used, *options)
-        fixed = ["--results-dir", tmp_path, "--drafts", *drafts, "--seeds", 2, "--max-new-tokens", 8]
-        chosen = [] if step == "report" else ["--prompts", prompts]
-        return cli(evaluate_acceptance, step, *chosen, *fixed, *models_used, *options)
+        if step == "report":
+            return cli(evaluate_acceptance, step, "--results-dir", tmp_path, *options)
+        fixed = ["--prompts", prompts, "--results-dir", tmp_path, "--drafts", *drafts, "--seeds", 2, "--max-new-tokens", 8]
+        return cli(evaluate_acceptance, step, *fixed, *models_used, *options)
 
     return call
 
@@ -194,7 +195,7 @@ def test_the_steps_resume_and_report(steps, tiny, tmp_path):
     headers, rows = read_row_file(tmp_path / "live.jsonl")
     assert len(rows) == 4 * (1 + 2 + 2), "the verifier once, both drafts at two seeds"
     assert [header["conditions"]["drafts"] for header in headers.values()] == [{"base": None}, {"base": None, "kl": "tuned"}]
-    assert steps("report", drafts=drafts)[0] == 0
+    assert steps("report")[0] == 0
     report = json.loads((tmp_path / "acceptance.json").read_text())
     assert " report --results-dir " in report["command"] and report["conditions"]["k"] == 4
     assert report["drafts"]["base"] is None
@@ -499,6 +500,24 @@ def test_a_row_that_lacks_something_is_named(steps, tmp_path):
     assert "lacks kept" in last_line(steps("report"))
     write_jsonl(tmp_path / "paired.jsonl", rows)
     assert "has no header" in last_line(steps("report"))
+
+
+NOT_OF_A_REPORT = [
+    (["--drafts", "base"], "--drafts"),
+    (["--answers", "answers.jsonl"], "--answers"),
+    (["--temperature", 0.7], "--temperature"),
+    (["--no-baseline", "--raw"], "--raw, --no-baseline"),
+    (["--verifier", "some/model"], "--verifier"),
+    (["--per-type", 2], "--per-type draws from --prompts"),
+]
+
+
+@pytest.mark.parametrize("options, fragment", NOT_OF_A_REPORT)
+def test_a_report_refuses_what_it_would_ignore(steps, tmp_path, options, fragment):
+    """A default that is given too: who names a temperature believes that the report is of it."""
+    line = last_line(steps("report", *options))
+    assert fragment in line and "eave it out" in line
+    assert not (tmp_path / "acceptance.json").exists()
 
 
 def test_missing_step_is_one_line(steps):

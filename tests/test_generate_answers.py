@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import PHI3, tiny_tokenizer
 
 import generate_answers
 from specdec import answers, models
@@ -75,8 +76,11 @@ def test_a_row_is_the_prompt_row_and_its_answer(job, tmp_path, tiny):
         assert all(token < 330 for token in row["token_ids"]), "rows of the logits that name no token are never drawn"
 
 
-def test_an_answer_depends_on_its_prompt_and_seed_alone(job, tmp_path):
-    """Not on the batch, nor on where a stopped run resumed; another random seed gives others."""
+def test_an_answer_is_drawn_by_its_prompt_and_seed_alone(job, tmp_path):
+    """Not by the batch, nor by where a stopped run resumed; another random seed gives others.
+
+    Answers so short meet no near-tie that the rounding of another batch would turn.
+    """
     assert job()[0] == 0
     whole = rows_of(tmp_path)
     header = next(read_jsonl(tmp_path / "answers.jsonl"))
@@ -154,6 +158,33 @@ def test_a_text_of_others_ends_at_the_longest_answer_and_raw_text_ends_no_turn(j
     assert job("--text", "chosen", "--raw")[0] == 0
     tokenizer = load_tokenizer(models.Model(tiny.overlapping))
     assert {tuple(row["token_ids"]) for row in rows_of(tmp_path)} == {tuple(plain_token_ids(tokenizer, "no"))}
+
+
+def ends_with(tokenizer, stop: set[str]) -> str:
+    """The token that ends a text of others, where these tokens stop an answer."""
+    engine = SimpleNamespace(tokenizer=tokenizer, stop=set(tokenizer.convert_tokens_to_ids(sorted(stop))))
+    return tokenizer.convert_ids_to_tokens(generate_answers.end_of_turn(engine))
+
+
+def test_a_text_of_others_ends_as_the_chat_template_ends_a_turn():
+    tokenizer = tiny_tokenizer(300)
+    tokenizer.eos_token = "<|endoftext|>"
+    assert ends_with(tokenizer, {"<|im_end|>", "<|endoftext|>"}) == "<|im_end|>"
+    with pytest.raises(Problem, match="no stop token behind an answer"):
+        ends_with(tokenizer, {"<|endoftext|>"})
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    with pytest.raises(Problem, match="no stop token behind an answer"):
+        ends_with(tokenizer, {"<|im_end|>"})
+    tokenizer.chat_template = None
+    assert ends_with(tokenizer, {"<|endoftext|>"}) == "<|endoftext|>", "a base model knows no turns"
+
+
+@pytest.mark.skipif(not PHI3.is_dir(), reason="the real Phi-3 tokenizers are not beside this checkout")
+@pytest.mark.parametrize("size", ["mini", "medium"])
+def test_a_text_of_others_ends_a_turn_of_phi3(size):
+    tokenizer = load_tokenizer(models.Model(str(PHI3 / size)))
+    assert tokenizer.eos_token == "<|endoftext|>", "which the verifier never writes behind an answer"
+    assert ends_with(tokenizer, {"<|endoftext|>", "<|assistant|>", "<|end|>"}) == "<|end|>"
 
 
 def test_no_draft_is_measured_on_texts_of_others(job, tmp_path, tiny):

@@ -24,8 +24,7 @@ SURROGATES = ("tvdpp", "tvdpp_position")  # only their gradient counts
 def small_batch(positions: int = 6, listed: int = 5, seed: int = 0) -> tuple[torch.Tensor, Targets]:
     """Logits [N, V] and targets: mass .6 to .9 on shared tokens, a tail outside the list, one entry of padding.
 
-    Token 0 is listed at every position, so that the padding entry's id 0 names it a second time. Each position has
-    weight 1 to 2.
+    Token 0 is listed at every position, so that the padding entry's id 0 names it a second time.
     """
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(positions, WIDTH, generator=generator, dtype=torch.float64)
@@ -45,7 +44,6 @@ def small_batch(positions: int = 6, listed: int = 5, seed: int = 0) -> tuple[tor
         p_values=torch.cat([p_values, padding.double()], 1),
         tokens=tokens,
         tail=p.sum(1) - p_values.sum(1),
-        weights=torch.linspace(1, 2, positions, dtype=torch.float64),
     )
 
 
@@ -81,14 +79,13 @@ def dense_loss(name: str, logits: torch.Tensor, targets: Targets, fixed: torch.T
     """The loss from its definition over the whole vocabulary; what carries no gradient comes from the logits `fixed`."""
     q, p = dense_q(logits), dense_p(targets)
     fixed_q = dense_q(logits if fixed is None else fixed)
-    weights = targets.weights
     normal = p / p.sum(1, keepdim=True)
     tv = 1 - torch.minimum(p, q).sum(1)
     fixed_alpha = torch.minimum(p, fixed_q).sum(1)
     m = (fixed_q * (p > fixed_q)).sum(1)
     if name == "nll":
-        weights = weights * (targets.tokens >= 0)
-        values = -q.gather(1, targets.tokens.clamp(min=0)[:, None])[:, 0].log()
+        shared = targets.tokens >= 0
+        values = -q.gather(1, targets.tokens.clamp(min=0)[:, None])[:, 0].log()[shared]
     elif name == "kl":
         values = divergence(normal, q)
     elif name == "reverse_kl":
@@ -98,7 +95,7 @@ def dense_loss(name: str, logits: torch.Tensor, targets: Targets, fixed: torch.T
     elif name == "tvd":
         values = tv
     elif name == "tvdpp":
-        mu = (weights * m).sum() / weights.sum()
+        mu = m.mean()
         values = tv / (mu * (1 - mu)).sqrt()
     elif name == "tvdpp_position":
         values = tv / (m * (1 - m)).sqrt()
@@ -107,7 +104,7 @@ def dense_loss(name: str, logits: torch.Tensor, targets: Targets, fixed: torch.T
     elif name == "lk_lambda":
         weight = (-3 * fixed_alpha).exp()
         values = weight * divergence(normal, q) + (1 - weight) * tv
-    return (weights * values).sum() / weights.sum()
+    return values.mean()
 
 
 def gradient(loss, logits: torch.Tensor, targets: Targets, log_probs=shared_log_probs, generator=None) -> torch.Tensor:
@@ -151,7 +148,7 @@ def test_value_and_gradient_are_those_of_the_dense_form(name, seed):
 
 def on_listed(values):
     """A loss from a function of (log q, q, raw p), each [N, M] with 0 in padding, to [N]."""
-    return lambda log_q, targets, generator=None: losses._mean(values(*losses._at_listed(log_q, targets)), targets.weights)
+    return lambda log_q, targets, generator=None: values(*losses._at_listed(log_q, targets)).mean()
 
 
 def changed_targets(loss, change):
@@ -186,24 +183,24 @@ def padding_counted(log_q, targets, generator=None):
     p = torch.cat([targets.p_values, targets.tail[:, None]], 1)
     p = normalised(p).clamp(min=losses.TINY)
     q = torch.cat([q, (1 - q.sum(1, keepdim=True)).clamp(min=1e-9)], 1)
-    return losses._mean((q * (q.log() - p.log())).sum(1), targets.weights)
+    return (q * (q.log() - p.log())).sum(1).mean()
 
 
 def policy_loss_without_rest(log_q, targets, generator=None):
     _, q, p = losses._at_listed(log_q, targets)
     reward = (p > q).double()
     mu = (q.detach() * reward).sum(1)
-    return losses._mean(-(q * (reward - mu[:, None])).sum(1) / losses._sigma(mu), targets.weights)
+    return (-(q * (reward - mu[:, None])).sum(1) / losses._sigma(mu)).mean()
 
 
 def lambda_with_gradient(log_q, targets, generator=None):
     alpha = losses._overlap(log_q, targets)
     weight = (-3 * alpha).exp()
-    return losses._mean(weight * losses._kl(log_q, targets) + (1 - weight) * (1 - alpha), targets.weights)
+    return (weight * losses._kl(log_q, targets) + (1 - weight) * (1 - alpha)).mean()
 
 
 def log_of_the_mean(log_q, targets, generator=None):
-    return -losses._mean(losses._overlap(log_q, targets), targets.weights).log()
+    return -losses._overlap(log_q, targets).mean().log()
 
 
 # Of the loss that it breaks: name, broken loss, how log q is made, and which checks it must fail.
@@ -269,12 +266,6 @@ for _name in LOSSES:
             shared_log_probs,
             _checks,
         )
-        BROKEN[f"weights of positions ignored, {_name}"] = (
-            _name,
-            changed_targets(LOSSES[_name], lambda targets: replace(targets, weights=None)),
-            shared_log_probs,
-            _checks,
-        )
 
 
 @pytest.mark.parametrize("control", BROKEN)
@@ -296,10 +287,10 @@ def test_a_broken_version_fails(control):
 
 
 def parts(logits, targets):
-    """q, raw p [N, V], m [N] and each position's share of the mean [N, 1]."""
+    """q, raw p [N, V], m [N] and each position's share of the mean."""
     q, p = dense_q(logits), dense_p(targets)
     m = (q * (p > q)).sum(1)
-    return q, p, m, (targets.weights / targets.weights.sum())[:, None]
+    return q, p, m, 1 / len(q)
 
 
 def scaled_gradient(name, logits, targets):
@@ -325,12 +316,12 @@ def test_what_coincides_with_tvd_up_to_a_weight():
     logits, targets = small_batch()
     q, p, m, share = parts(logits, targets)
     tv = scaled_gradient("tvd", logits, targets)
-    mu = (m[:, None] * share).sum()
+    mu = m.mean()
     assert close(scaled_gradient("tvdpp", logits, targets), tv / (mu * (1 - mu)).sqrt())
     assert close(scaled_gradient("tvdpp_position", logits, targets), tv / (m * (1 - m)).sqrt()[:, None])
     alpha = torch.minimum(p, q).sum(1)
     assert close(scaled_gradient("lk_alpha", logits, targets), tv / alpha[:, None])
-    assert not close(scaled_gradient("lk_alpha", logits, targets), tv / (alpha[:, None] * share).sum())
+    assert not close(scaled_gradient("lk_alpha", logits, targets), tv / alpha.mean())
     assert m.std() > 0.05 and alpha.std() > 0.05, "the weights differ between positions, or this test could not fail"
 
 
@@ -350,27 +341,27 @@ def test_gradients_of_kl_and_nll_in_closed_form():
     logits, targets = small_batch()
     q, p, _, share = parts(logits, targets)
     assert close(scaled_gradient("kl", logits, targets), (q - normalised(p)) * share)
-    shared = (targets.tokens >= 0).double()
-    weights = (targets.weights * shared)[:, None]
+    shared = (targets.tokens >= 0).double()[:, None]
     emitted = torch.nn.functional.one_hot(targets.tokens.clamp(min=0), WIDTH)
-    assert close(scaled_gradient("nll", logits, targets), (q - emitted) * weights / weights.sum())
+    assert close(scaled_gradient("nll", logits, targets), (q - emitted) * shared / shared.sum())
 
 
-def test_nll_is_kl_on_average_over_the_verifiers_tokens():
+def test_nll_is_kl_on_average_over_the_verifiers_tokens_times_the_mass_that_is_shared():
+    """A token that the draft lacks teaches nothing; kl renormalises p, as if there were none."""
     logits, targets = small_batch(positions=1)
-    p = normalised(dense_p(targets))[0]
-    average = sum(
-        p[token] * gradient(LOSSES["nll"], logits, replace(targets, tokens=torch.tensor([token])))
-        for token in p.nonzero()[:, 0].tolist()
-    )
-    assert close(average, gradient(LOSSES["kl"], logits, targets))
+    p = dense_p(targets)[0]
+    kl = gradient(LOSSES["kl"], logits, targets)
+    average = (1 - p.sum()) * gradient(LOSSES["nll"], logits, replace(targets, tokens=torch.tensor([-1])))
+    for token in p.nonzero()[:, 0].tolist():
+        average += p[token] * gradient(LOSSES["nll"], logits, replace(targets, tokens=torch.tensor([token])))
+    assert p.sum() < 0.9 and close(average, p.sum() * kl) and not close(average, kl)
 
 
 def test_at_a_certain_verifier_kl_nll_and_lk_alpha_are_one():
     """p(x) = 1: all three are −log q(x), and TV's gradient is theirs times q(x)."""
     logits, _ = small_batch()
     tokens = torch.tensor([0, 1, 2, 3, 5, 6])
-    targets = Targets(tokens[:, None], torch.ones(6, 1, dtype=torch.float64), tokens, weights=torch.ones(6))
+    targets = Targets(tokens[:, None], torch.ones(6, 1, dtype=torch.float64), tokens)
     kl, nll, lk_alpha, tv = (scaled_gradient(name, logits, targets) for name in ("kl", "nll", "lk_alpha", "tvd"))
     assert close(kl, nll) and close(kl, lk_alpha)
     assert close(tv, kl * dense_q(logits).gather(1, tokens[:, None]))
@@ -382,7 +373,7 @@ def equal_distributions() -> tuple[torch.Tensor, Targets]:
     log_q = shared_log_probs(logits, MASK, TEMPERATURE)
     ids = torch.tensor(SHARED).expand(len(logits), -1)
     p = log_q.exp().gather(1, ids)
-    return logits, Targets(ids, p, ids[:, 0], weights=torch.ones(len(logits)))
+    return logits, Targets(ids, p, ids[:, 0])
 
 
 @pytest.mark.parametrize("name", DIVERGENCES)
@@ -437,7 +428,6 @@ def test_lk_lambda_lies_between_its_parts_and_leaves_kl_as_the_overlap_grows():
 def average_sampled_gradient(loss, copies: int = 4000) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The mean over copies of the batch, its standard error, and the gradient of `tvdpp`; each [N, V]."""
     logits, targets = small_batch(positions=4)
-    targets = replace(targets, weights=None)
     exact = gradient(LOSSES["tvdpp"], logits, targets) * len(logits)
     many = Targets(targets.p_ids.repeat(copies, 1), targets.p_values.repeat(copies, 1), targets.tokens.repeat(copies))
     generator = torch.Generator().manual_seed(7)
@@ -475,7 +465,7 @@ def sampled_from_p(log_q, targets, generator=None):
     p = targets.p_values.gather(1, entry)[:, 0]
     log_q = log_q.gather(1, targets.p_ids.gather(1, entry))[:, 0]
     reward = (p > log_q.exp()).double()
-    return losses._mean(-(reward - reward.mean()) / losses._sigma(reward.mean()) * log_q, None)
+    return (-(reward - reward.mean()) / losses._sigma(reward.mean()) * log_q).mean()
 
 
 @pytest.mark.parametrize("loss", [sampled_without_sigma, sampled_with_its_sign_turned, sampled_from_p])
@@ -531,44 +521,21 @@ def test_column_mask():
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_padding_changes_nothing(name):
-    """A position of weight 0, with an empty list, and more entries of padding.
-
-    The position comes last, so that the sampled loss draws the same random numbers for the others.
-    """
+def test_more_padding_of_a_list_changes_nothing(name):
+    """Entries whose id names a token that is not shared, at which log q is −∞."""
     logits, targets = small_batch()
-    log_q = shared_log_probs(logits, MASK, TEMPERATURE)
-
-    def padded(values, fill, columns):
-        return torch.nn.functional.pad(values, (0, columns, 0, 1), value=fill)
-
-    longer = Targets(
-        padded(targets.p_ids, UNSHARED[0], 3),
-        padded(targets.p_values, 0.0, 3),
-        torch.cat([targets.tokens, torch.tensor([-1])]),
-        torch.cat([targets.tail, torch.zeros(1)]),
-        torch.cat([targets.weights, torch.zeros(1)]),
+    longer = replace(
+        targets,
+        p_ids=torch.nn.functional.pad(targets.p_ids, (0, 3), value=UNSHARED[0]),
+        p_values=torch.nn.functional.pad(targets.p_values, (0, 3)),
     )
-    more_logits = torch.cat([logits, torch.randn(1, WIDTH, generator=torch.Generator().manual_seed(1), dtype=logits.dtype)])
-    expected = LOSSES[name](log_q, targets, torch.Generator().manual_seed(3))
-    found = LOSSES[name](shared_log_probs(more_logits, MASK, TEMPERATURE), longer, torch.Generator().manual_seed(3))
+    log_q = shared_log_probs(logits, MASK, TEMPERATURE)
+    found, expected = (LOSSES[name](log_q, these, torch.Generator().manual_seed(3)) for these in (longer, targets))
     assert found == pytest.approx(expected.item(), abs=1e-12)
-    slope = gradient(LOSSES[name], more_logits, longer, generator=torch.Generator().manual_seed(3))
-    assert close(slope[:-1], gradient(LOSSES[name], logits, targets, generator=torch.Generator().manual_seed(3)))
-    assert slope[-1].abs().max() == 0
-
-
-@pytest.mark.parametrize("name", [name for name in LOSSES if name != "nll"])  # nll has left out that position already
-def test_a_position_of_padding_would_show_if_counted(name):
-    logits, targets = small_batch()
-    last_is_padding = replace(targets, p_values=targets.p_values.clone(), weights=None)
-    last_is_padding.p_values[-1] = 0
-    generator = torch.Generator()
-    counted = gradient(LOSSES[name], logits, last_is_padding, generator=generator.manual_seed(3))
-    weights = torch.ones(len(logits), dtype=torch.float64)
-    weights[-1] = 0
-    left_out = gradient(LOSSES[name], logits, replace(last_is_padding, weights=weights), generator=generator.manual_seed(3))
-    assert not close(counted, left_out)
+    slope, as_before = (
+        gradient(LOSSES[name], logits, these, generator=torch.Generator().manual_seed(3)) for these in (longer, targets)
+    )
+    assert close(slope, as_before)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -592,7 +559,7 @@ def test_nll_is_the_mean_over_positions_whose_token_is_shared():
     log_q = shared_log_probs(logits, MASK, TEMPERATURE)
     values = [-log_q[row, token] for row, token in enumerate(targets.tokens) if token >= 0]
     assert len(values) == len(logits) - 1
-    assert LOSSES["nll"](log_q, replace(targets, weights=None)) == pytest.approx((sum(values) / len(values)).item())
+    assert LOSSES["nll"](log_q, targets) == pytest.approx((sum(values) / len(values)).item())
 
 
 def test_nll_without_any_shared_token_is_zero():

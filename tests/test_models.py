@@ -260,6 +260,18 @@ def test_a_pairs_own_ids_find_their_weights():
     assert models.choose_pair(options(draft="other/model")).draft == models.Model("other/model")
 
 
+def test_a_model_that_replaces_one_leaves_the_pairs_quantization():
+    """As --help says; the pair's own stays where both models do, and --quantization is what it says."""
+    assert models.choose_pair(options(pair="qwen2.5")).quantization == "nf4"
+    for replaced in ({"draft": "other/model"}, {"verifier": "other/model"}):
+        assert models.choose_pair(options(pair="qwen2.5", **replaced)).quantization == "none"
+        assert models.choose_pair(options(pair="qwen2.5", quantization="nf4", **replaced)).quantization == "nf4"
+    parser = argparse.ArgumentParser()
+    models.add_model_arguments(parser)
+    shown = " ".join(parser.format_help().split())
+    assert "(default: the pair's own; none where --draft or --verifier replaces a model)" in shown
+
+
 @pytest.mark.parametrize(
     "change, expected",
     [

@@ -451,7 +451,7 @@ def test_a_single_peak_has_two_sides(values, words):
 def test_the_first_slice_from_end_to_end(cli, tiny, tree):
     """The commands of run.sh, in their order."""
     results = tree / "studies/code/results"
-    rows = [row for row in code.test_prompts(["python", "ocaml"])][:4]
+    rows = [row for row in code.rows_of("test", ["python", "ocaml"])][:4]
     language = list(read_jsonl(ROOT / "domains/natural_language.jsonl"))[:2]
     write_jsonl(results / "prompts.jsonl", [{**row, "prompt": row["prompt"][:60]} for row in rows] + language)
     pair = ("--draft", tiny.draft, "--verifier", tiny.verifier, "--max-new-tokens", 12)

@@ -57,6 +57,7 @@ def settings_of(name: str) -> dict:
         "synthetic": {"source": ["magpie"]},
         "online": {"data": "online"},
         "more": {"answers": 120, "answers_sha256": "1"},
+        "others": {"text": ["chosen"]},
         "mixed": {"domain": ["at", "biology"], "source": ["pairs", "written"]},
     }
     return {**SETTINGS, **changed[name]}
@@ -100,11 +101,11 @@ def folder(tmp_path):
 
 
 def test_drafts_are_described_by_their_fields(folder):
-    arms = measured(folder(["users", "mixed"]))
+    arms = measured(folder(["users", "mixed", "others"]))
     assert [(arm["name"], arm["domain"], arm["scenario"], arm["answers"]) for arm in arms] == [
         ("users", "biology", "I", 40),
         ("mixed", "at + biology", "I", 40),
-    ], "neither base nor a draft that learnt from pairs"
+    ], "neither base, nor a draft that learnt from pairs, nor one from texts that the verifier did not write"
     assert {domain: len(prompts) for domain, prompts in arms[0]["overlap"].items()} == {"biology": 20, "general": 20}
     old = {name: value for name, value in SETTINGS.items() if name != "source"}
     assert fields_of({**old, "domain": ["at"]})["scenario"] == "I", "trained before sources were kept: study 0's prompts"

@@ -1,6 +1,8 @@
 """Distillation end to end on tiny models: aligned, learning, resumable, and one line for bad input."""
 
+import hashlib
 import json
+import time
 from argparse import Namespace
 from types import SimpleNamespace
 
@@ -20,8 +22,10 @@ from specdec.files import read_jsonl, write_jsonl
 from specdec.losses import LOSSES, Targets, overlap
 from specdec.models import prompt_token_ids
 from specdec.sampling import Settings
+from specdec.terminal import Problem
 
 TOKENS = 12
+LOG = "metrics.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -265,6 +269,50 @@ def test_a_stopped_run_resumes_to_the_same_weights(cli, home, tiny, tmp_path, mo
     assert steps == list(range(7))
 
 
+def test_the_whole_time_of_a_run_is_told_beside_that_of_its_steps(cli, home, tiny, tmp_path, monkeypatch):
+    """Loading and held-out measurements count, and of a resumed run what its earlier parts took, up to the checkpoint."""
+    load, save = train_distill.load_trainable, train_distill.save_checkpoint
+    clock = {"ahead": 0.0}
+    monkeypatch.setattr(train_distill, "time", SimpleNamespace(perf_counter=lambda: time.perf_counter() + clock["ahead"]))
+
+    def loads_for_an_hour(*arguments):
+        clock["ahead"] += 3600
+        return load(*arguments)
+
+    def stops_a_day_after_it(*arguments):
+        save(*arguments)
+        clock["ahead"] += 86400
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_distill, "load_trainable", loads_for_an_hour)
+    monkeypatch.setattr(train_distill, "save_checkpoint", stops_a_day_after_it)
+    assert cli(train_distill, *options(home, tiny, "--max-steps", 3))[0] == 130
+    monkeypatch.setattr(train_distill, "save_checkpoint", save)
+    assert cli(train_distill, *options(home, tiny, "--max-steps", 3, "--resume"))[0] == 0
+    metrics = json.loads((tmp_path / "tuned" / "metrics.json").read_text())
+    assert 7200 < metrics["wall_seconds"] < 7200 + 600, "two loadings of an hour; the day between the parts is nobody's"
+    assert metrics["seconds"] < 600
+    logged = [row["wall_seconds"] for row in read_jsonl(tmp_path / "tuned" / "metrics.jsonl")]
+    assert logged == sorted(logged) and logged[0] > 3600 and logged[-1] < metrics["wall_seconds"]
+
+
+def test_a_run_that_an_earlier_version_stopped_is_resumed(cli, home, tiny, tmp_path, monkeypatch):
+    """Its rows do not say how long they took."""
+    real = train_distill.save_checkpoint
+
+    def forgets(folder, *arguments):
+        rows = [{name: value for name, value in row.items() if name != "wall_seconds"} for row in read_jsonl(folder / LOG)]
+        write_jsonl(folder / LOG, rows)
+        real(folder, *arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train_distill, "save_checkpoint", forgets)
+    assert cli(train_distill, *options(home, tiny, "--max-steps", 3))[0] == 130
+    monkeypatch.setattr(train_distill, "save_checkpoint", real)
+    assert cli(train_distill, *options(home, tiny, "--max-steps", 3, "--resume"))[0] == 0
+    assert json.loads((tmp_path / "tuned" / "metrics.json").read_text())["wall_seconds"] > 0
+
+
 def test_dry_run_writes_nothing(cli, home, tiny, tmp_path):
     status, out, err = cli(train_distill, *options(home, tiny, "--dry-run", "--json", "-"))
     assert status == 0 and "Nothing was written" in err and list(tmp_path.iterdir()) == []
@@ -300,8 +348,12 @@ def test_the_kept_rank_is_the_nearest_of_its_size(cli, home, tiny, tmp_path):
         worst = max(worst, float((kept - nearest).norm() / nearest.norm()))
         assert small[name].shape[0] == 2 == small[other].shape[1]
     assert 0 < worst < 0.02, "both files are rounded to bf16"
-    found = json.loads((tmp_path / "small" / "metrics.json").read_text())["truncated"]
+    metrics = json.loads((tmp_path / "small" / "metrics.json").read_text())
+    found, trained = metrics["truncated"], metrics["held_out_overlap"]
     assert 0.5 < found["share_of_squared_norm"] < 1 and found["held_out_overlap"] > 0
+    told, of_trained = (f"{trained['before']:.4f} → {value:.4f}" for value in (found["held_out_overlap"], trained["after"]))
+    assert told != of_trained, "the cut costs something, or this test could not fail"
+    assert told in err.splitlines()[-1] and f": {told}." in (tmp_path / "small" / "README.md").read_text()
 
 
 def test_all_weights_ship_as_the_nearest_adapter(cli, home, tiny, tmp_path):
@@ -437,6 +489,58 @@ def test_a_restarted_run_begins_at_the_beginning(cli, home, tiny, tmp_path, monk
     assert cli(train_distill, *options(home, tiny, "--max-steps", 3, "--restart"))[0] == 0
     assert [row["step"] for row in read_jsonl(tmp_path / "tuned" / "metrics.jsonl")] == [0, 1, 2, 3]
     assert not list((tmp_path / "checkpoints").iterdir()), "a finished run leaves no checkpoint"
+
+
+def settings_for(home, tiny, rows: list[dict], *more) -> dict:
+    """The settings of a run on these rows, each with how its prompt is written."""
+    args = parsed(home, tiny, *more)
+    args.sampled_at, args.steps = {"temperature": 0.7, "top_p": 1.0, "max_new_tokens": TOKENS}, 1
+    pair = models.Pair("custom", models.Model(tiny.draft), models.Model(tiny.overlapping))
+    return train_distill.settings_of(args, pair, rows)
+
+
+def parsed(home, tiny, *more) -> Namespace:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["train_distill.py", *map(str, options(home, tiny, *more))])
+        return train_distill.parse_arguments()
+
+
+def test_a_run_is_continued_on_prompts_written_alike_alone(home, tiny, tmp_path):
+    """Another system prompt, raw, other messages or tools make other texts of the same prompts and answers.
+
+    The digest by which studies group drafts is what it was; a plain file has no other.
+    """
+    rows = [{**row, "prompted": {}} for row in read_answers(home / "answers.jsonl")]
+    plain = settings_for(home, tiny, rows)
+    known = json.dumps([[row["prompt"], row["token_ids"], row["temperature"], row["top_p"]] for row in rows])
+    assert plain["answers_sha256"] == hashlib.sha256(known.encode()).hexdigest() and plain["written_sha256"] is None
+    tool = {"type": "function", "function": {"name": "find"}}
+    around = [
+        {"prompted": {"raw": True}},
+        {"prompted": {"system": "Be brief."}},
+        {"prompted": {"system": "Be long."}},
+        {"messages": [{"role": "user", "content": "Hi"}]},
+        {"tools": [tool]},
+    ]
+    found = [plain, *(settings_for(home, tiny, [rows[0] | more, *rows[1:]]) for more in around)]
+    assert {settings["answers_sha256"] for settings in found} == {plain["answers_sha256"]}
+    for number, before in enumerate(found):
+        (tmp_path / "settings.json").write_text(json.dumps({"settings": before}))
+        training.check_checkpoint(tmp_path, 4, before, resume=True, restart=False)
+        for other in found[:number] + found[number + 1 :]:
+            with pytest.raises(Problem, match="other settings .written_sha256"):
+                training.check_checkpoint(tmp_path, 4, other, resume=True, restart=False)
+
+
+def test_listed_counts_where_the_draft_writes(home, tiny):
+    rows = [{**row, "prompted": {}} for row in read_answers(home / "answers.jsonl")]
+    for data, listed in (("offline", None), ("online", 8), ("mixed", 8)):
+        assert settings_for(home, tiny, rows, "--data", data, "--listed", 8)["listed"] == listed
+
+
+def test_a_run_is_resumed_or_dropped_not_both(cli, home, tiny, monkeypatch):
+    monkeypatch.setattr(train_distill, "load_trainable", None)
+    one_line(cli(train_distill, *options(home, tiny, "--resume", "--restart")), "Give one of them")
 
 
 def test_nothing_to_resume(cli, home, tiny):

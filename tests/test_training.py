@@ -242,6 +242,11 @@ def test_only_what_a_training_wrote_is_removed(home):
     assert not Path("runs").exists()
 
 
+def test_a_run_is_resumed_or_dropped_not_both(home):
+    with pytest.raises(Problem, match="--resume goes on with a stopped run and --restart drops it. Give one of them."):
+        training.check_checkpoint(Path("runs"), 4, {}, resume=True, restart=True)
+
+
 # --- weights and memory -----------------------------------------------------------------------------------------------
 
 
@@ -327,6 +332,16 @@ def test_weights_and_logits_that_are_not_finite_are_found():
     assert training.not_finite(model) == name
     with pytest.raises(Problem, match="not finite"):
         training.as_bf16(model)
+
+
+def test_the_overlap_that_is_told_is_that_of_the_written_weights():
+    whole, kept = {"before": 0.5, "after": 0.625}, {"rank": 2, "held_out_overlap": 0.6}
+    assert training.overlap_of_written({"held_out_overlap": whole, "truncated": kept}) == {"before": 0.5, "after": 0.6}
+    assert training.overlap_of_written({"held_out_overlap": whole, "truncated": None}) == whole
+    assert training.overlap_of_written({"held_out_overlap": whole}) == whole, "metrics of earlier versions"
+    unmeasured = {"rank": 2, "held_out_overlap": None}
+    assert training.overlap_of_written({"held_out_overlap": None, "truncated": unmeasured}) is None
+    assert training.overlap_of_written({}) is None, "those of train_dpo.py"
 
 
 def test_curves_skip_headers_and_need_points(home):

@@ -157,7 +157,7 @@ def row() -> str:
                 f"Fine-tuning on {human_code(found)}" if draft == DECIDES else f"The deciding draft is {NOT_YET}; `{draft}`"
             )
             measured = f"mean Σ min(p, q) {span(overlap, 4)} on {code_prompts(found, draft)} prompts"
-            return f"{training} {said_of(overlap)} acceptance: {measured}"
+            return f"{training} {said_of(overlap)} acceptance: {measured}{at_the_lower_rate(found)}"
     code = metrics(found, "code")
     if code is None:
         return NOT_YET
@@ -166,6 +166,16 @@ def row() -> str:
         f"Tuning is {NOT_YET}. The untuned draft: mean Σ min(p, q) {plain(code['overlap'])} on {prompts} code prompts, "
         f"{plain(code['acceptance_rate'])} accepted/drafted at K = 4"
     )
+
+
+def at_the_lower_rate(found: dict) -> str:
+    """What Table 2b adds to the front page; nothing before it is measured."""
+    arms, changes = rate_arms(found), found["domains"]["code"]["changes"]
+    low = {loss: changes.get(arms.get((loss, RATES[1]), ""), {}).get("overlap") for loss in TEXTS}
+    if not all(low.values()):
+        return ""
+    words = [f"{text} {span(low[loss])}" for loss, text in TEXTS.items()]
+    return f"; from {RATE_TEXTS} texts at a tenth of that rate, {', '.join(words)}"
 
 
 # --- table 1: pairs and domains ---------------------------------------------------------------------------------------

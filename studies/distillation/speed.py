@@ -11,7 +11,6 @@ from pathlib import Path
 
 from specdec.files import read_jsonl
 from specdec.intervals import mean_with_interval
-from specdec.provenance import read_row_file
 from specdec.report import hardware, load, span, table
 from specdec.terminal import Problem
 from specdec.theory import speedup
@@ -128,8 +127,9 @@ def live_ratios(draft: str) -> dict[str, dict]:
         FileNotFoundError: not measured.
     """
     speeds: dict[tuple[str, str], dict[str, float]] = {}  # (domain, prompt) → draft → tokens a second
-    for row in read_row_file(LIVE)[1]:
-        speeds.setdefault((row["domain"], row["prompt"]), {})[row["draft"]] = row["tokens_per_second"]
+    for row in read_jsonl(LIVE):
+        if "conditions" not in row:  # it is no header
+            speeds.setdefault((row["domain"], row["prompt"]), {})[row["draft"]] = row["tokens_per_second"]
     ratios: dict[str, list[float]] = {"all": []}
     for (domain, _), found in speeds.items():
         if {"base", draft} <= found.keys():
@@ -140,7 +140,7 @@ def live_ratios(draft: str) -> dict[str, dict]:
 
 def live_in_words(draft: str, domains: dict[str, str]) -> str:
     """The page's third test, by its rule; `domains` are called as the page calls them."""
-    found, headers = live_ratios(draft), read_row_file(LIVE)[0]
+    found, headers = live_ratios(draft), [row for row in read_jsonl(LIVE) if "conditions" in row]
     low, high = found["all"]["interval"]
     verdict = (
         "makes decoding faster" if low > 1 else "makes decoding slower" if high < 1 else "was not shown to change the speed"
@@ -149,9 +149,9 @@ def live_in_words(draft: str, domains: dict[str, str]) -> str:
         f"{span(found[domain], 3, sign='')} on {found[domain]['prompts']} {words} prompts" for domain, words in domains.items()
     ]
     return (
-        f"**By the rule above, the training {verdict}: live, in int8 at K = {next(iter(headers.values()))['conditions']['k']}, "
+        f"**By the rule above, the training {verdict}: live, in int8 at K = {headers[0]['conditions']['k']}, "
         f"{span(found['all'], 3, sign='')} times the base draft's tokens a second on {found['all']['prompts']} prompts.** "
-        f"{'; '.join(parts)}. {hardware([header['environment'] for header in headers.values()])}"
+        f"{'; '.join(parts)}. {hardware([header['environment'] for header in headers])}"
     )
 
 

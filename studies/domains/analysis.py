@@ -97,6 +97,8 @@ def measured(folder: Path) -> list[dict]:
     for name, settings in report["drafts"].items():
         if not settings or "answers_sha256" not in settings:  # the base draft, or one that did not learn from the verifier
             continue
+        if settings.get("text", ["verifier"]) != ["verifier"]:  # study 2's: texts that the verifier only read are no scenario
+            continue
         overlap: dict[str, dict[str, tuple[float, float]]] = {}
         tokens: dict[str, tuple[float, float]] = {}
         for domain, rows in prompts.items():
