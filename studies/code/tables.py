@@ -289,11 +289,13 @@ def rates_in_words() -> str:
     apart = difference(rows, arms["nll", RATES[1]], arms["tvdpp_position", RATES[1]])
     rate = taught_high["interval"][1] < 0 <= taught_low["interval"][1]
     text = human_low["interval"][1] < 0 and apart["interval"][1] < 0
-    said = "falls at the higher rate say nothing of the text" if rate else "the rate alone is not shown to be at fault"
+    said = (
+        "falls at the higher rate say nothing of the text" if rate else "the higher rate is not shown to do the harm by itself"
+    )
     said += (
-        "; human code is at fault at the lower rate too"
+        "; human code does harm at the lower rate too"
         if text
-        else "; at the lower rate human code is not shown to be at fault"
+        else "; at the lower rate human code is not shown to do harm"
     )
     return (
         f"**By the rule above, {said}.** On code, at {RATES[0]:g} and at {RATES[1]:g}: taught by the verifier "

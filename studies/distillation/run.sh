@@ -26,8 +26,8 @@ for loss in tvd nll lk_lambda lk_alpha tvdpp_position tvdpp tvdpp_sampled revers
   train $arms/$loss --loss $loss --limit 64 --eval-steps 8
 done
 
-# --- the text or the target: to the same prompts, the answers that study 0 prefers, which another model wrote and the verifier only
-# reads (8 s a text); from their likelihood, and from the verifier's probabilities on them (4 minutes each) ---
+# --- whose text, and what of it is learnt: to the same prompts, the answers that study 0 prefers, which another model wrote and
+# the verifier only reads (5 s a text); from their likelihood, and from the verifier's probabilities on them (4 minutes each) ---
 chosen=studies/distillation/answers/at_chosen.jsonl
 python generate_answers.py --prompts dpo_clean.jsonl --limit 96 --text chosen --top-probs 128 --output $chosen
 train_on() { # the answers, then as `train`

@@ -226,7 +226,7 @@ def overlaps() -> dict[str, dict[str, float]]:
     return overlaps_of(ROWS, "at")
 
 
-# --- the text or the target -------------------------------------------------------------------------------------------
+# --- whose text, and what of it is learnt -------------------------------------------------------------------------------
 
 WRITERS = {"verifier": "the verifier's own", "chosen": "the answers that study 0 prefers", "draft": "the draft's own (online)"}
 TARGETS = {"nll": "its likelihood", "tvdpp_position": "the verifier's probabilities on it"}
@@ -266,11 +266,11 @@ def text_in_words() -> str:
     change, over = changes[probabilities], difference(found, probabilities, likelihood)
     behind = difference(found, probabilities, own)
     if change["interval"][0] > 0 and over["interval"][0] > 0:
-        verdict = "the target is at fault, not the text"
+        verdict = "it is the likelihood that does the harm, not the text"
     elif change["interval"][0] <= 0 and behind["interval"][1] < 0:
-        verdict = "the text is at fault"
+        verdict = "it is the text that does the harm"
     else:
-        verdict = "neither is shown to be at fault"
+        verdict = "neither is shown to do the harm"
     return (
         f"**By the rule above, {verdict}.** From the same texts of others, likelihood changed mean Σ min(p, q) by "
         f"{span(changes[likelihood])}, the verifier's probabilities on them by {span(change)}: {span(over)} between the two. "
