@@ -376,7 +376,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--keep-rank", type=positive_int, metavar="N", help="write the nearest adapter of this rank (default: all)"
     )
-    parser.add_argument("--learning-rate", type=positive_float, default=1e-3, help="peak of the cosine (default 1e-3)")
+    parser.add_argument(
+        "--learning-rate",
+        type=positive_float,
+        default=1e-3,
+        help="peak of the cosine (default 1e-3, chosen for SmolLM2; for a draft of the verifier's own family 3e-5)",
+    )
     parser.add_argument("--warmup", type=float, default=0.1, help="share of the steps (default 0.1)")
     parser.add_argument("--passes", type=positive_float, default=1, help="over the answers (default 1)")
     parser.add_argument("--max-steps", type=positive_int, metavar="N", help="N steps instead of whole passes")

@@ -536,8 +536,6 @@ def check_options(args: argparse.Namespace) -> None:
         raise Problem("--lora-dropout must lie in [0, 1).")
     if args.max_length < 2:
         raise Problem("--max-length must be at least 2: one token of the prompt, one of the answer.")
-    if args.resume and args.restart:
-        raise Problem("--resume goes on with a stopped run and --restart drops it. Give one of them.")
     check_outputs(args.json, inputs=[args.dataset])
 
 

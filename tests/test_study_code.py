@@ -473,3 +473,29 @@ def test_a_pair_of_the_plan_fills_its_row(cli, tree):
     page = filled(cli, tree, pairs=("pythia",))
     (line,) = [line for line in page.splitlines() if line.startswith("| Pythia (12B, 70M) (the plan's) |")]
     assert "×" in line and "not measured" not in line
+
+
+def test_a_rate_that_harms_is_told_from_a_text_that_does(monkeypatch):
+    def change(mean: float) -> dict:
+        return {"overlap": {"mean": mean, "interval": [mean - 0.01, mean + 0.01]}}
+
+    def settings(loss: str, rate: float) -> dict:
+        return {"loss": loss, "answers": tables.RATE_TEXTS, "learning_rate": rate}
+
+    high, low = tables.RATES
+    human, taught = "nll", "tvdpp_position"
+    drafts = {"base": None, "a": settings(human, high), "b": settings(human, low)}
+    drafts |= {"c": settings(taught, high), "d": settings(taught, low), "more": {**settings(human, high), "answers": 64}}
+    changes = {"a": change(-0.05), "b": change(0.0), "c": change(-0.03), "d": change(0.0), "more": change(0.9)}
+    found = {"drafts": drafts, "domains": {"code": {"changes": changes}}}
+    monkeypatch.setattr(tables, "pair", lambda name=tables.FAMILY: found)
+    rows = {"one": {"b": 0.5, "d": 0.6}, "two": {"b": 0.5, "d": 0.61}}
+    monkeypatch.setattr(tables, "overlaps_of", lambda file, domain: rows)
+    words = tables.rates_in_words()
+    assert "say nothing of the text; at the lower rate human code is not shown to do harm" in words and "0.9" not in words
+    changes["b"] = change(-0.05)
+    assert "human code does harm at the lower rate too" in tables.rates_in_words()
+    changes["d"] = change(-0.03)
+    assert "the higher rate is not shown to do the harm by itself" in tables.rates_in_words()
+    del changes["d"]
+    assert tables.rates_in_words().endswith("not measured yet.") and tables.at_the_lower_rate(found) == ""

@@ -3,7 +3,7 @@
 # 0.5B draft 90, SmolLM2 350). Each resumes where it was stopped, and a larger EACH adds to what is there.
 #
 #   EACH=3 bash studies/code/run.sh first    three prompts a language, base drafts of both pairs: half an hour
-#   EACH=3 bash studies/code/run.sh second   and on these prompts the draft that decides, from 64 snippets: half an hour more
+#   EACH=3 bash studies/code/run.sh second   and on these prompts the draft that decides, from 64 snippets, and Table 2b: an hour more
 #   bash studies/code/run.sh                 all 40 a language, the trainings and the live runs: two days; in a clone of its own,
 #                                            for its drafts have the second slice's names
 set -euo pipefail
@@ -34,13 +34,20 @@ if [ "${1:-all}" = first ]; then
   exit
 fi
 if [ "${1:-all}" = second ]; then
-  small="--pair qwen-coder --limit 64 --batch-size 2 --learning-rate 3e-4"
+  small="--pair qwen-coder --batch-size 2"
   python -m studies.code.human --pair qwen-coder --limit 74 --max-tokens 256 --output $texts/human.jsonl --prompts $texts/prompts.jsonl
-  python generate_answers.py $answers --pair qwen-coder --batch-size 8 --top-probs 128 --prompts $texts/prompts.jsonl --output $texts/distilled.jsonl
-  distill human $small --loss nll --answers $texts/human.jsonl
-  distill distilled $small --loss tvdpp_position --answers $texts/distilled.jsonl
-  python evaluate_acceptance.py paired $family --prompts $results/prompts.jsonl --drafts base human=studies/code/drafts/human \
-    distilled=studies/code/drafts/distilled
+  python generate_answers.py $answers --pair qwen-coder --batch-size 8 --top-probs 128 --limit 37 --prompts $texts/prompts.jsonl \
+    --output $texts/distilled.jsonl
+  distill human $small --limit 64 --learning-rate 3e-4 --loss nll --answers $texts/human.jsonl
+  distill distilled $small --limit 32 --learning-rate 3e-4 --loss tvdpp_position --answers $texts/distilled.jsonl
+  # the text or the rate: beside `distilled`, as many texts of as many tokens (4 minutes each)
+  python -m studies.code.human --pair qwen-coder --limit 74 --max-tokens 128 --output $texts/human-128.jsonl
+  distill distilled_3e-5 $small --limit 32 --learning-rate 3e-5 --loss tvdpp_position --answers $texts/distilled.jsonl
+  distill human_3e-5 $small --limit 32 --learning-rate 3e-5 --loss nll --answers $texts/human-128.jsonl
+  distill human_3e-4 $small --limit 32 --learning-rate 3e-4 --loss nll --answers $texts/human-128.jsonl
+  drafts=studies/code/drafts
+  python evaluate_acceptance.py paired $family --prompts $results/prompts.jsonl --drafts base human=$drafts/human \
+    distilled=$drafts/distilled distilled_3e-5=$drafts/distilled_3e-5 human_3e-5=$drafts/human_3e-5 human_3e-4=$drafts/human_3e-4
   python -m studies.code.analysis
   python -m studies.code.tables
   exit
@@ -54,10 +61,11 @@ python -m studies.code.human --pair qwen-coder --repeat "${WORST:-ocaml}=4" --ou
 python generate_answers.py $answers --pair qwen-coder --top-probs 128 --prompts $texts/prompts.jsonl --output $texts/distilled.jsonl
 
 # --- the drafts (2 hours each: 180,000 tokens, forward and backward at 30 tokens/s) ---
+rate="--learning-rate 3e-5"  # ten times as much costs this draft acceptance whoever teaches it (Table 2b)
 for name in human human-balanced human-worst; do
-  distill $name --pair qwen-coder --loss nll --answers $texts/$name.jsonl
+  distill $name --pair qwen-coder $rate --loss nll --answers $texts/$name.jsonl
 done
-distill distilled --pair qwen-coder --loss tvdpp_position --answers $texts/distilled.jsonl
+distill distilled --pair qwen-coder $rate --loss tvdpp_position --answers $texts/distilled.jsonl
 
 # --- what they do to acceptance (4 hours), and live by draft length on 20 prompts (80 minutes a length) ---
 python evaluate_acceptance.py paired $family --prompts $results/prompts.jsonl --drafts base human=studies/code/drafts/human \

@@ -127,7 +127,7 @@ python evaluate_acceptance.py paired --results-dir $results --answers $answers/t
   --drafts base
 # the same-family pair, whose vocabulary is whole (answers 7 minutes, 20 steps of 50 s, measured 10 minutes)
 python generate_answers.py --prompts domains/chinese_train.jsonl --limit 48 --top-probs 128 --output $answers/chinese_users.jsonl
-distill chinese_users --pair qwen-coder --answers $answers/chinese_users.jsonl --limit 40 --loss tvdpp_position
+distill chinese_users --pair qwen-coder --learning-rate 3e-5 --answers $answers/chinese_users.jsonl --limit 40 --loss tvdpp_position
 python evaluate_acceptance.py paired --pair qwen-coder --results-dir $results/same_family --answers $answers/test.jsonl \
   --prompts domains/chinese_test.jsonl domains/general.jsonl --drafts base chinese_users=$drafts/chinese_users
 python evaluate_acceptance.py report --results-dir $results/same_family

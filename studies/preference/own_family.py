@@ -73,7 +73,7 @@ def in_short() -> str:
     group = report["paired"]["at"]
     small = load(Path(report["drafts"]["dpo"]["path"]) / "metrics.json")
     changed = by(group["changes"]["dpo"], "that of a draft of the verifier's own family")
-    return f"; {steps(small)} pairs at the rate {rate(small)} {changed}, on {group['prompts']}"
+    return f"; {steps(small)} pairs at the rate {rate(small)}, which may do part of it, {changed}, on {group['prompts']}"
 
 
 def budget() -> str:
