@@ -292,11 +292,7 @@ def rates_in_words() -> str:
     said = (
         "falls at the higher rate say nothing of the text" if rate else "the higher rate is not shown to do the harm by itself"
     )
-    said += (
-        "; human code does harm at the lower rate too"
-        if text
-        else "; at the lower rate human code is not shown to do harm"
-    )
+    said += "; human code does harm at the lower rate too" if text else "; at the lower rate human code is not shown to do harm"
     return (
         f"**By the rule above, {said}.** On code, at {RATES[0]:g} and at {RATES[1]:g}: taught by the verifier "
         f"{span(taught_high)} and {span(taught_low)}, by human code {span(human_high)} and {span(human_low)}; at {RATES[1]:g} "

@@ -120,37 +120,52 @@ def best_length(report: dict, timed: dict[str, dict], draft: str, backend: str) 
 # --- live ---------------------------------------------------------------------------------------------------------------
 
 
-def live_ratios(draft: str) -> dict[str, dict]:
-    """domain, and "all" → the mean over prompts of tokens a second with `draft` over those with the base draft, its interval.
+def live_pairs(draft: str) -> dict[str, list[tuple[float, float]]]:
+    """domain, and "all" → by prompt (seconds a token with the base draft, with `draft`).
 
     Raises:
         FileNotFoundError: not measured.
     """
-    speeds: dict[tuple[str, str], dict[str, float]] = {}  # (domain, prompt) → draft → tokens a second
+    seconds: dict[tuple[str, str], dict[str, float]] = {}  # (domain, prompt) → draft → seconds a token
     for row in read_jsonl(LIVE):
         if "conditions" not in row:  # it is no header
-            speeds.setdefault((row["domain"], row["prompt"]), {})[row["draft"]] = row["tokens_per_second"]
-    ratios: dict[str, list[float]] = {"all": []}
-    for (domain, _), found in speeds.items():
+            seconds.setdefault((row["domain"], row["prompt"]), {})[row["draft"]] = row["seconds"] / row["tokens"]
+    pairs: dict[str, list[tuple[float, float]]] = {"all": []}
+    for (domain, _), found in seconds.items():
         if {"base", draft} <= found.keys():
             for group in ("all", domain):
-                ratios.setdefault(group, []).append(found[draft] / found["base"])
-    return {group: {"prompts": len(values), **mean_with_interval(values, seed=42)} for group, values in ratios.items()}
+                pairs.setdefault(group, []).append((found["base"], found[draft]))
+    return pairs
+
+
+def live_ratio(draft: str, group: str = "all") -> dict:
+    """Tokens a second with `draft` over those with the base draft: the mean over prompts, its interval, the prompts."""
+    ratios = [base / tuned for base, tuned in live_pairs(draft)[group]]
+    return {"prompts": len(ratios), **mean_with_interval(ratios, seed=42)}
+
+
+def live_in_short(draft: str) -> str:
+    """For the front page; nothing before it is measured."""
+    if not LIVE.exists():
+        return ""
+    found = live_ratio(draft)
+    return f"; live in int8, {span(found, 3, sign='')} times the base draft's tokens a second on {found['prompts']} prompts"
 
 
 def live_in_words(draft: str, domains: dict[str, str]) -> str:
     """The page's third test, by its rule; `domains` are called as the page calls them."""
-    found, headers = live_ratios(draft), [row for row in read_jsonl(LIVE) if "conditions" in row]
-    low, high = found["all"]["interval"]
+    found, headers = live_ratio(draft), [row for row in read_jsonl(LIVE) if "conditions" in row]
+    low, high = found["interval"]
     verdict = (
         "makes decoding faster" if low > 1 else "makes decoding slower" if high < 1 else "was not shown to change the speed"
     )
-    parts = [
-        f"{span(found[domain], 3, sign='')} on {found[domain]['prompts']} {words} prompts" for domain, words in domains.items()
-    ]
+    parts = []
+    for domain, words in domains.items():
+        of_domain = live_ratio(draft, domain)
+        parts.append(f"{span(of_domain, 3, sign='')} on {of_domain['prompts']} {words} prompts")
     return (
         f"**By the rule above, the training {verdict}: live, in int8 at K = {headers[0]['conditions']['k']}, "
-        f"{span(found['all'], 3, sign='')} times the base draft's tokens a second on {found['all']['prompts']} prompts.** "
+        f"{span(found, 3, sign='')} times the base draft's tokens a second on {found['prompts']} prompts.** "
         f"{'; '.join(parts)}. {hardware([header['environment'] for header in headers])}"
     )
 
@@ -175,6 +190,12 @@ def saved(benchmark: dict, backend: str, draft: str, rival: str | None) -> dict:
     """Seconds a token that `draft` saves against `rival`: mean over the prompts of both, with its interval."""
     tuned, other = (seconds_a_token(benchmark, backend, name) for name in (draft, rival))
     values = [other[prompt] - tuned[prompt] for prompt in tuned if prompt in other]
+    return {"prompts": len(values), **mean_with_interval(values, seed=42)}
+
+
+def saved_live(draft: str) -> dict:
+    """As `saved`, against the base draft, by the live runs."""
+    values = [base - tuned for base, tuned in live_pairs(draft)["all"]]
     return {"prompts": len(values), **mean_with_interval(values, seed=42)}
 
 
@@ -231,4 +252,10 @@ def break_even(report: dict, draft: str, metrics: dict) -> str:
         for rival, other in (("base", f"the base draft at K = {of_base}"), (None, "the verifier alone")):
             paid = paid_after(saved(benchmark, backend, draft, rival), cost)
             said.append(f"- {backend}, K = {k}, against {other}, {cost:,.0f} s to earn back: {paid}.")
+    if LIVE.exists():
+        cost = metrics["seconds"] + writing_at_most(sum(lengths), benchmark, "int8")
+        paid = paid_after(saved_live(draft), cost)
+        said.append(
+            f"- int8, K = 2, against the base draft, by the live runs of the third test, {cost:,.0f} s to earn back: {paid}."
+        )
     return "\n".join(said)

@@ -123,6 +123,7 @@ def row() -> str:
     return (
         f"{report['drafts'][draft]['answers']} answers of the verifier {verdict(change)} it: mean Σ min(p, q) "
         f"{group['means']['base']:.4f} → {group['means'][draft]:.4f} on {group['prompts']} AT prompts, {span(change)}"
+        f"{speed.live_in_short(draft)}"
     )
 
 

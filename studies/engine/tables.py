@@ -432,7 +432,7 @@ def over_base(best: dict) -> str:
     if best["draft"] == "base":
         return ", and no tuned draft makes more"
     ratio = ratio_of(best, base)
-    shown = "" if (ratio["interval"] or [0.0])[0] > 1 else ", which does not show that tuning makes it faster"
+    shown = "" if (ratio["interval"] or [0.0])[0] > 1 else ", which so few prompts do not show to be faster"
     return f", {said(ratio)} times those of the untuned draft{shown}"
 
 
