@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 results=studies/engine/results
 
-python check_exactness.py --samples 150 --json $results/exactness.json  # 6 minutes
+python check_exactness.py --samples 150 --json $results/exactness.json  # 6 minutes with bf16 units, 30 without
 python check_exactness.py --samples 150 --backend int8 --json $results/exactness_int8.json  # 3 minutes
 
 # --- every engine, each in a process of its own: 20 minutes on a CPU without bf16 instructions ---
