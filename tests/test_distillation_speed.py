@@ -137,7 +137,7 @@ def test_the_cost_is_the_training_and_the_answers_at_the_verifiers_own_speed(fol
     write_benchmark(benchmark_of(rows))
     words = speed.break_even(REPORT, DRAFT, METRICS)
     cost = 400 + 5 * 100 * 0.3
-    assert "It took 400 s. What writing its 5 answers (500 tokens)" in words
+    assert "Its steps took 400 s;" in words and "What writing its 5 answers (500 tokens)" in words
     assert f"int8, K = 3, against the base draft at K = 2, {cost:,.0f} s to earn back: +54.0 ms a token (+5" in words
     assert f"after {cost / 0.054:,.0f} tokens" in words and f"after {cost / 0.15:,.0f} tokens" in words
 
@@ -153,3 +153,47 @@ def test_answers_that_are_not_those_of_the_training_are_refused(folder):
         speed.lengths_of_answers(DRAFT, {**METRICS, "rows": {"train": 144, "held_out": 16}})
     of_one = {**METRICS, "rows": {"train": 3, "held_out": 0}, "command": f"--answers {speed.ANSWERS}/at.jsonl"}
     assert speed.lengths_of_answers(DRAFT, of_one) == [100, 100, 100], "the header is no answer, the other file no part"
+
+
+# --- live -------------------------------------------------------------------------------------------------------------
+
+
+def write_live(seconds: dict[str, list[float]]) -> None:
+    """Runs of 10 tokens: draft → seconds on prompts that are of AT and general in turn; one prompt more has no rival."""
+    rows = [{"conditions": {"k": 2}, "environment": ENVIRONMENT}]
+    for draft, times in seconds.items():
+        for number, time in enumerate(times):
+            domain = ("at", "general")[number % 2]
+            rows.append({"prompt": f"{number}", "domain": domain, "draft": draft, "tokens": 10, "seconds": time})
+    rows.append({"prompt": "alone", "domain": "at", "draft": "base", "tokens": 10, "seconds": 900.0})
+    speed.LIVE.parent.mkdir(parents=True)
+    speed.LIVE.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize(
+    "tuned, verdict, ratio",
+    [
+        ([1.0, 1.0, 1.1, 1.0], "makes decoding faster", "1.955"),
+        ([4.0, 4.0, 4.1, 4.0], "makes decoding slower", "0.497"),
+        ([1.0, 8.0, 1.0, 8.0], "was not shown to change the speed", "1.125"),
+    ],
+)
+def test_live_speed_is_a_ratio_by_prompt(folder, tuned, verdict, ratio):
+    assert speed.live_in_short(DRAFT) == ""
+    write_live({"base": [2.0] * 4, DRAFT: tuned})
+    words = speed.live_in_words(DRAFT, {"at": "AT", "general": "general"})
+    assert f"the training {verdict}: live, in int8 at K = 2, {ratio} (" in words and "on 4 prompts" in words
+    assert "on 2 AT prompts" in words and f"{ratio} (" in speed.live_in_short(DRAFT)
+
+
+def test_what_live_runs_save_is_earned_back(folder):
+    write_benchmark(
+        benchmark_of([run_of(p, draft, k, 2.0) for p in range(9) for draft, k in ((None, 0), ("base", 2), (DRAFT, 2))])
+    )
+    assert "live runs" not in speed.break_even(REPORT, DRAFT, METRICS)
+    write_live({"base": [2.0] * 4, DRAFT: [1.0] * 4})
+    cost = 400 + 5 * 100 * 0.2
+    assert f"by the live runs of the third test, {cost:,.0f} s to earn back: +100.0 ms a token" in speed.break_even(
+        REPORT, DRAFT, METRICS
+    )
+    assert f"after {cost / 0.1:,.0f} tokens" in speed.break_even(REPORT, DRAFT, METRICS)

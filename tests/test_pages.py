@@ -84,7 +84,8 @@ CHANGED = {
     ],
     "engine": [
         ("benchmark.json", ("summary", 0, "tokens_per_second"), "studies/engine/README.md"),
-        ("exactness.json", ("results", "ours", "p_value"), "README.md"),
+        ("exactness.json", ("results", "ours", "p_value"), "studies/engine/README.md"),
+        ("benchmark.json", ("rows", 30, "tokens_per_second"), "README.md"),  # in int8, the draft that ships
     ],
 }
 
@@ -269,7 +270,7 @@ def test_settings_of_the_fair_pair_are_those_of_its_training(tree):
     metrics.update(steps=59, seconds=4321.0, peak_memory_bytes={"resident": 5 * 2**30, "gpu": None})
     file.write_text(json.dumps(metrics))
     assert tables.own_family.budget().endswith("twice, 59 steps of 3, at 20 times the learning rate for 50.0% of the 118 steps")
-    assert "59 steps of 3 at the rate 1e-3, not 118 steps of 16 at 5e-5" in tables.row()
+    assert "59 steps of 3 pairs at the rate 1e-3, which may do part of it, lowered" in tables.row()
     table = tables.own_family.training_table()
     assert "| seconds | 4,321 |" in table and "| largest memory, GiB | 5.0 |" in table
 
