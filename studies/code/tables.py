@@ -115,7 +115,7 @@ def answer() -> str:
         )
     others = [f"`{name}` {span(changes[name]['overlap'], 4)}" for name in tuned(found) if name in changes and name != DECIDES]
     if others:
-        first += f" The change with other training (Table 2): {', '.join(others)}."
+        first += f" The change with other training (Table 2): {', '.join(others)}{at_the_lower_rate(found)}."
     base = (
         f"The base draft of the same family: mean Σ min(p, q) {plain(code['overlap'])} on "
         f"{found['domains']['code']['prompts']} code prompts, {plain(natural['overlap'])} on "
