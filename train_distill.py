@@ -232,14 +232,17 @@ def load_checkpoint(folder: Path, trainable: list, optimizer) -> int:
 
 def forget_rows_after(file: Path, step: int) -> None:
     """Rows logged after the checkpoint will be logged again."""
-    rows = [row for row in read_jsonl(file) if row["step"] <= step] if file.exists() and step else []
+    rows = rows_until(file, step) if step else []
     write_whole(file, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def rows_until(file: Path, step: int) -> list[dict]:
+    return [row for row in read_jsonl(file) if row["step"] <= step] if file.exists() else []
 
 
 def wall_seconds_before(folder: Path) -> float:
     """What the parts of a stopped run took up to its checkpoint; 0 where a row of an earlier version does not say it."""
-    file, step = folder / "metrics.jsonl", saved_step(folder) or 0
-    rows = [row for row in read_jsonl(file) if row["step"] <= step] if file.exists() else []
+    rows = rows_until(folder / "metrics.jsonl", saved_step(folder) or 0)
     return rows[-1].get("wall_seconds", 0.0) if rows else 0.0
 
 

@@ -135,7 +135,7 @@ def drawn_per_type(rows: list[dict], number: int, seed: int) -> list[dict]:
     """`number` rows of each source, domain and query type, or all where there are fewer, drawn by `seed`."""
     groups: dict[tuple, list[dict]] = {}
     for row in rows:
-        groups.setdefault((row["source"], row["domain"], row["query_type"]), []).append(row)
+        groups.setdefault(tuple(row[name] for name in PER_TYPE), []).append(row)
     draw = random.Random(seed)
     return [row for group in groups.values() for row in draw.sample(group, min(number, len(group)))]
 

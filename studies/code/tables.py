@@ -76,9 +76,8 @@ def metrics(found: dict, domain: str, draft: str = "base") -> dict | None:
 
 def tuned(found: dict) -> list[str]:
     """The tuned drafts, the one that decides first; those of Table 2b stand there alone."""
-    drafts = [
-        name for name in found.get("drafts", {}) if name != "base" and (name in GAPS or name not in rate_arms(found).values())
-    ]
+    elsewhere = {"base", *rate_arms(found).values()} - set(GAPS)
+    drafts = [name for name in found.get("drafts", {}) if name not in elsewhere]
     return sorted(drafts, key=lambda name: name != DECIDES)
 
 

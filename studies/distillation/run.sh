@@ -71,7 +71,7 @@ for temperature in 0 0.7 1; do
   python evaluate_acceptance.py report --results-dir $results/temperature_$temperature
 done
 
-# --- live, with nothing beside it (20 minutes in int8) ---
+# --- live, with nothing beside it (15 minutes in int8) ---
 python evaluate_acceptance.py live --backend int8 --k 2 --results-dir $results/live --prompts $both --per-type 6 --seeds 1 \
   --no-baseline --max-new-tokens 64 --drafts base distilled=adapters/distilled
 

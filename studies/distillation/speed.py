@@ -120,51 +120,52 @@ def best_length(report: dict, timed: dict[str, dict], draft: str, backend: str) 
 # --- live ---------------------------------------------------------------------------------------------------------------
 
 
-def live_pairs(draft: str) -> dict[str, list[tuple[float, float]]]:
-    """domain, and "all" → by prompt (seconds a token with the base draft, with `draft`).
+def live_runs(draft: str) -> tuple[list[dict], dict[str, list[tuple[float, float]]]]:
+    """The header rows; and domain, and "all" → by prompt (seconds a token with the base draft, with `draft`).
 
     Raises:
         FileNotFoundError: not measured.
     """
+    headers: list[dict] = []
     seconds: dict[tuple[str, str], dict[str, float]] = {}  # (domain, prompt) → draft → seconds a token
     for row in read_jsonl(LIVE):
-        if "conditions" not in row:  # it is no header
+        if "conditions" in row:
+            headers.append(row)
+        else:
             seconds.setdefault((row["domain"], row["prompt"]), {})[row["draft"]] = row["seconds"] / row["tokens"]
     pairs: dict[str, list[tuple[float, float]]] = {"all": []}
     for (domain, _), found in seconds.items():
         if {"base", draft} <= found.keys():
             for group in ("all", domain):
                 pairs.setdefault(group, []).append((found["base"], found[draft]))
-    return pairs
+    return headers, pairs
 
 
-def live_ratio(draft: str, group: str = "all") -> dict:
-    """Tokens a second with `draft` over those with the base draft: the mean over prompts, its interval, the prompts."""
-    ratios = [base / tuned for base, tuned in live_pairs(draft)[group]]
-    return {"prompts": len(ratios), **mean_with_interval(ratios, seed=42)}
+def ratio(pairs: list[tuple[float, float]]) -> dict:
+    """Tokens a second with a draft over those with the base draft, from pairs of `live_runs`."""
+    return mean_of([base / tuned for base, tuned in pairs])
 
 
 def live_in_short(draft: str) -> str:
     """For the front page; nothing before it is measured."""
     if not LIVE.exists():
         return ""
-    found = live_ratio(draft)
+    found = ratio(live_runs(draft)[1]["all"])
     return f"; live in int8, {span(found, 3, sign='')} times the base draft's tokens a second on {found['prompts']} prompts"
 
 
 def live_in_words(draft: str, domains: dict[str, str]) -> str:
     """The page's third test, by its rule; `domains` are called as the page calls them."""
-    found, headers = live_ratio(draft), [row for row in read_jsonl(LIVE) if "conditions" in row]
+    headers, pairs = live_runs(draft)
+    found, k = ratio(pairs["all"]), headers[0]["conditions"]["k"]
     low, high = found["interval"]
-    verdict = (
-        "makes decoding faster" if low > 1 else "makes decoding slower" if high < 1 else "was not shown to change the speed"
-    )
+    said = "makes decoding faster" if low > 1 else "makes decoding slower" if high < 1 else "was not shown to change the speed"
     parts = []
     for domain, words in domains.items():
-        of_domain = live_ratio(draft, domain)
+        of_domain = ratio(pairs[domain])
         parts.append(f"{span(of_domain, 3, sign='')} on {of_domain['prompts']} {words} prompts")
     return (
-        f"**By the rule above, the training {verdict}: live, in int8 at K = {headers[0]['conditions']['k']}, "
+        f"**By the rule above, the training {said}: live, in int8 at K = {k}, "
         f"{span(found, 3, sign='')} times the base draft's tokens a second on {found['prompts']} prompts.** "
         f"{'; '.join(parts)}. {hardware([header['environment'] for header in headers])}"
     )
@@ -190,12 +191,11 @@ def saved(benchmark: dict, backend: str, draft: str, rival: str | None) -> dict:
     """Seconds a token that `draft` saves against `rival`: mean over the prompts of both, with its interval."""
     tuned, other = (seconds_a_token(benchmark, backend, name) for name in (draft, rival))
     values = [other[prompt] - tuned[prompt] for prompt in tuned if prompt in other]
-    return {"prompts": len(values), **mean_with_interval(values, seed=42)}
+    return mean_of(values)
 
 
-def saved_live(draft: str) -> dict:
-    """As `saved`, against the base draft, by the live runs."""
-    values = [base - tuned for base, tuned in live_pairs(draft)["all"]]
+def mean_of(values: list[float]) -> dict:
+    """Mean over prompts, its interval, and how many prompts."""
     return {"prompts": len(values), **mean_with_interval(values, seed=42)}
 
 
@@ -253,9 +253,9 @@ def break_even(report: dict, draft: str, metrics: dict) -> str:
             paid = paid_after(saved(benchmark, backend, draft, rival), cost)
             said.append(f"- {backend}, K = {k}, against {other}, {cost:,.0f} s to earn back: {paid}.")
     if LIVE.exists():
+        headers, pairs = live_runs(draft)
         cost = metrics["seconds"] + writing_at_most(sum(lengths), benchmark, "int8")
-        paid = paid_after(saved_live(draft), cost)
-        said.append(
-            f"- int8, K = 2, against the base draft, by the live runs of the third test, {cost:,.0f} s to earn back: {paid}."
-        )
+        paid = paid_after(mean_of([base - tuned for base, tuned in pairs["all"]]), cost)
+        runs = f"int8, K = {headers[0]['conditions']['k']}, against the base draft, by the live runs of the third test"
+        said.append(f"- {runs}, {cost:,.0f} s to earn back: {paid}.")
     return "\n".join(said)

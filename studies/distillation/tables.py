@@ -148,10 +148,10 @@ def all_distilled() -> dict[str, dict]:
     Raises:
         Problem: a name stands in both.
     """
-    shipped, arms = distilled(ADAPTERS), distilled(ARMS)
-    if both := shipped.keys() & arms.keys():
+    kept, arms = distilled(ADAPTERS), distilled(ARMS)
+    if both := kept.keys() & arms.keys():
         raise Problem(f"{ADAPTERS} and {ARMS} both hold {', '.join(both)}. Rename one of the two.")
-    return {**shipped, **arms}
+    return {**kept, **arms}
 
 
 def writer(settings: dict) -> str:
@@ -267,13 +267,13 @@ def text_in_words() -> str:
     change, over = changes[probabilities], difference(found, probabilities, likelihood)
     behind = difference(found, probabilities, own)
     if change["interval"][0] > 0 and over["interval"][0] > 0:
-        verdict = "it is the likelihood that does the harm, not the text"
+        said = "it is the likelihood that does the harm, not the text"
     elif change["interval"][0] <= 0 and behind["interval"][1] < 0:
-        verdict = "it is the text that does the harm"
+        said = "it is the text that does the harm"
     else:
-        verdict = "neither is shown to do the harm"
+        said = "neither is shown to do the harm"
     return (
-        f"**By the rule above, {verdict}.** From the same texts of others, likelihood changed mean Σ min(p, q) by "
+        f"**By the rule above, {said}.** From the same texts of others, likelihood changed mean Σ min(p, q) by "
         f"{span(changes[likelihood])}, the verifier's probabilities on them by {span(change)}: {span(over)} between the two. "
         f"Against its probabilities on its own answers, {span(behind)}."
     )

@@ -429,9 +429,9 @@ def chi_squares() -> str:
 
 def over_base(best: dict) -> str:
     """What tuning adds: the tokens a second of the best draft over those of the base draft at its own best K."""
-    base = max((row for row in int8_rows() if row["draft"] == "base"), key=lambda row: row["tokens_per_second"])
     if best["draft"] == "base":
         return ", and no tuned draft makes more"
+    base = max((row for row in int8_rows() if row["draft"] == "base"), key=lambda row: row["tokens_per_second"])
     ratio = ratio_of(best, base)
     shown = "" if (ratio["interval"] or [0.0])[0] > 1 else ", which so few prompts do not show to be faster"
     return f", {said(ratio)} times those of the untuned draft{shown}"
