@@ -30,4 +30,9 @@ else
     --trace $results/trace_float32.jsonl --json $results/demo_float32.json
   python view_trace.py $results/trace_float32.jsonl --runs base dpo --png $results/still.png
 fi
+
+# --- on a GPU of 40 GiB or more: what models of the shapes of the paper's pair cost (a minute), with random weights ---
+if python -c "import torch; raise SystemExit(not torch.cuda.is_available())"; then
+  python -m studies.engine.shapes --json $results/shapes.json
+fi
 python -m studies.engine.tables

@@ -114,7 +114,9 @@ def main() -> None:
     args = parser.parse_args()
     check_outputs(args.json)
     if args.context < 8 * max(LENGTHS):
-        raise Problem(f"--context must be {8 * max(LENGTHS)} or more: the longest pass reads {max(LENGTHS)} tokens of an eighth.")
+        raise Problem(
+            f"--context must be {8 * max(LENGTHS)} or more: the longest pass reads {max(LENGTHS)} tokens of an eighth."
+        )
     import torch
 
     torch.manual_seed(args.seed)

@@ -16,14 +16,16 @@ from specdec.files import read_jsonl
 from specdec.intervals import mean_with_interval
 from specdec.report import Part, decoded, hardware, interval, load, new_figure, percent, picture, point, run_pages, table
 from specdec.terminal import run
+from specdec.theory import tokens_per_block
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 HERE = Path("studies/engine")
-FRONT, OWN = Path("README.md"), HERE / "README.md"
+FRONT, OWN, GPU = Path("README.md"), HERE / "README.md", Path("GPU.md")
 SPEED, BF16 = HERE / "results/benchmark.json", HERE / "results/benchmark_bf16.json"
 EXACTNESS, EXACTNESS_INT8 = HERE / "results/exactness.json", HERE / "results/exactness_int8.json"
+SHAPES, TRAIN_NF4 = HERE / "results/shapes.json", HERE / "results/train_nf4.json"  # models of Phi-3's shapes, random weights
 AGREEMENT = HERE / "results/agreement.json"  # of the int8 verifier with itself in float32
 BLOCKS, SPEED_FIGURE = HERE / "figures/blocks.png", HERE / "figures/speed.png"
 FLOAT32, STILL = HERE / "results/demo_float32.json", HERE / "results/still.png"
@@ -495,6 +497,86 @@ def ratio_of(best: dict, other: dict | None = None) -> dict:
     return mean_with_interval(ratios, result["conditions"]["seed"])
 
 
+# --- the paper's pair, by its shapes ----------------------------------------------------------------------------------
+
+PAPERS_ALPHA = (0.729, 0.748)  # accepted/drafted of study 0's paper at K = 4, base and DPO draft
+QUANTIZED = {"nf4": "4 bits (NF4)", "none": "bf16"}
+
+
+def least(model: dict, tokens: int) -> float:
+    """The shortest of the timed passes over so many tokens, in seconds: what disturbs a pass only lengthens it."""
+    return model["passes"][str(tokens)]["least"]
+
+
+def block_cost(pair: dict, k: int) -> float:
+    """K steps of the draft and the pass that verifies them, in verifier passes over one token."""
+    return (k * least(pair["draft"], 1) + least(pair["verifier"], k + 1)) / least(pair["verifier"], 1)
+
+
+def needed_overlap(cost: float, k: int) -> float | None:
+    """The acceptance probability from which on a block of this cost pays, at independent positions; None: none does."""
+    if cost > k + 1:
+        return None
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (low, middle) if tokens_per_block(middle, k) > cost else (middle, high)
+    return high
+
+
+def shapes() -> str:
+    result = load(SHAPES)
+    rows = []
+    for quantization, pair in result["models"].items():
+        for role, words in (("draft", "Phi-3 Mini"), ("verifier", "Phi-3 Medium")):
+            model = pair[role]
+            times = [f"{1000 * least(model, n):.0f} ({1000 * model['passes'][str(n)]['median']:.0f})" for n in (1, 2, 3, 5, 9)]
+            rows.append([f"{words}, {QUANTIZED[quantization]}", f"{model['bytes'] / 2**30:.1f}", *times])
+    header = ["shapes of", "weights, GiB", *(f"ms, {n} token{'s' * (n > 1)}" for n in (1, 2, 3, 5, 9))]
+    repeats = result["conditions"]["repeats"]
+    return (
+        f"{table(header, rows)}\n\nThe shortest of {repeats} passes, and their median: other programs shared the processor, "
+        f"which launches the kernels. {hardware([result['environment']])}"
+    )
+
+
+def shapes_pay() -> str:
+    """From which Σ min(p, q) on a draft of these shapes pays, and what the paper's acceptance would give."""
+    models = load(SHAPES)["models"]
+    rows = []
+    for quantization, pair in models.items():
+        c = least(pair["draft"], 1) / least(pair["verifier"], 1)
+        for k in (1, 2, 4):
+            cost = block_cost(pair, k)
+            alpha = needed_overlap(cost, k)
+            rows.append(
+                [QUANTIZED[quantization], f"{c:.2f}", str(k), f"{cost:.2f}", "none" if alpha is None else f"{alpha:.2f}"]
+            )
+    speeds = []
+    for quantization, pair in models.items():
+        factors = " and ".join(f"{(1 + 4 * alpha) / block_cost(pair, 4):.2f}" for alpha in PAPERS_ALPHA)
+        speeds.append(f"{factors} in {QUANTIZED[quantization]}")
+    return (
+        f"{table(['weights', 'c', 'K', 'a block, in verifier passes', 'pays from Σ min(p, q)'], rows)}\n\n"
+        f"The paper's accepted/drafted at K = 4, {PAPERS_ALPHA[0]} for its base draft and {PAPERS_ALPHA[1]} for its DPO draft, "
+        f"would make {'; '.join(speeds)} times the plain verifier's tokens a second, by these times."
+    )
+
+
+def shapes_memory() -> str:
+    """One sentence, for GPU.md."""
+    shapes, train = load(SHAPES), load(TRAIN_NF4)
+    pair = shapes["models"]["nf4"]
+    held = [f"{pair[role]['bytes'] / 2**30:.1f}" for role in ("draft", "verifier")]
+    decoding = [pair["decoding_bytes"][name] / 2**30 for name in ("allocated", "peak")]
+    return (
+        f"Measured since, with random weights of these shapes: {held[0]} and {held[1]} GiB for the two in NF4; "
+        f"{decoding[0]:.1f} GiB with {shapes['conditions']['context']:,} tokens in both caches, {decoding[1]:.1f} at the peak; "
+        "two steps of `train_dpo.py` at its defaults, on this repository's pairs, at most "
+        f"{train['peak_memory_bytes']['gpu'] / 2**30:.1f} GiB. {hardware([shapes['environment']])}"
+    )
+
+
 OWN_PARTS: dict[str, Part] = {
     "answer": answer,
     "speed": speed,
@@ -513,8 +595,14 @@ OWN_PARTS: dict[str, Part] = {
     "exactness int8": exactness_int8,
     "float32": float32,
     "still": still,
+    "shapes": shapes,
+    "shapes pay": shapes_pay,
 }
-PAGES: dict[Path, dict[str, Part]] = {OWN: OWN_PARTS, FRONT: {"row engine": row, "demo": demo}}
+PAGES: dict[Path, dict[str, Part]] = {
+    OWN: OWN_PARTS,
+    GPU: {"shapes memory": shapes_memory},
+    FRONT: {"row engine": row, "demo": demo},
+}
 
 
 def main() -> int:

@@ -20,6 +20,7 @@ SMALL = Path("studies/preference/results/small")
 OWN, USUAL = "qwen-coder", "smollm2-qwen"  # the pairs: of the verifier's own family, and the usual one
 PAIRS = Path("dpo_clean.jsonl")
 WHOLE = Path("final_adapter/metrics.json")  # of the training at the paper's settings
+FAIR = Path("studies/scale/results/fair/acceptance.json")  # the own family's draft, trained at these settings too
 
 
 def reports() -> dict[str, dict]:
@@ -38,6 +39,17 @@ def name_of(report: dict) -> str:
 def trainings() -> dict[str, dict]:
     """draft → metrics of its small training."""
     return {name_of(report): load(Path(report["drafts"]["dpo"]["path"]) / "metrics.json") for report in reports().values()}
+
+
+def whole() -> str:
+    """What the whole training did, which a GPU allowed later."""
+    report = load(FAIR)
+    group = report["paired"]["at"]
+    dpo, sft = group["changes"]["dpo"], group["changes"]["sft"]
+    return (
+        f"**At the paper's settings, on {group['prompts']} AT prompts: DPO {span(dpo)}, SFT on the chosen answers {span(sft)}; "
+        f"they rose on {dpo['rose']} and {sft['rose']} prompts.**"
+    )
 
 
 # --- in words ---------------------------------------------------------------------------------------------------------
@@ -65,15 +77,12 @@ def steps(metrics: dict) -> str:
 
 
 def in_short() -> str:
-    """For the front page; nothing before it is measured."""
-    file = SMALL / OWN / "acceptance.json"
-    if not file.exists():
+    """For the front page, of the whole training; nothing before it is measured."""
+    if not FAIR.exists():
         return ""
-    report = load(file)
-    group = report["paired"]["at"]
-    small = load(Path(report["drafts"]["dpo"]["path"]) / "metrics.json")
+    group = load(FAIR)["paired"]["at"]
     changed = by(group["changes"]["dpo"], "that of a draft of the verifier's own family")
-    return f"; {steps(small)} pairs at the rate {rate(small)}, which may do part of it, {changed}, on {group['prompts']}"
+    return f"; the same training {changed}, on {group['prompts']}"
 
 
 def budget() -> str:
