@@ -77,7 +77,8 @@ def sample_batch(
     live = list(range(len(ids)))  # the answer of each row of the batch
     for _ in range(settings.max_new_tokens):
         probs = sampled_probs(batch.logits(), settings)
-        drawn = [int(torch.multinomial(row, 1, generator=generators[answer])) for row, answer in zip(probs, live, strict=True)]
+        tokens = [torch.multinomial(row, 1, generator=generators[answer]) for row, answer in zip(probs, live, strict=True)]
+        drawn = torch.cat(tokens).tolist()  # one wait for the GPU, not one an answer
         if keep:
             top = probs.topk(keep)
             for row, answer in enumerate(live):

@@ -41,6 +41,7 @@ for found in fair fair_rates text; do python evaluate_acceptance.py report --res
 python evaluate_acceptance.py live --pair smollm2-qwen --backend int8 --k 2 --results-dir $results/live --prompts $both --per-type 6 \
   --seeds 1 --no-baseline --max-new-tokens 64 --drafts base distilled_more=adapters/distilled_more
 
+python -m studies.preference.positions --results-dir $results/fair --domains at general
 python -m studies.scale.tables
 if [ "${1:-}" != all ]; then exit; fi
 
