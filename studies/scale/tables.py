@@ -175,8 +175,8 @@ def kinds_in_words() -> str:
     first, last = (found["by_position"]["sft"][group]["change"] for group in ("1 to 5", "141 to 200"))
     return (
         f"Where DPO changes it, on AT answers: {said}. The stop token and line breaks, which the pairs' answers do not have as "
-        f"the verifier's do, are the paper's formatting mismatch; but plain words carry {words:.0%} of the fall. SFT costs most "
-        f"where an answer opens: tokens 1 to 5 {span(first, 3)}, tokens 141 to 200 {span(last, 3)}."
+        f"the verifier's do, are the paper's formatting mismatch; but plain words carry {words:.0%} of the fall. SFT costs "
+        f"most where an answer opens: tokens 1 to 5 {span(first, 3)}, tokens 141 to 200 {span(last, 3)}."
     )
 
 
