@@ -27,13 +27,8 @@ from specdec.report import load
 from specdec.terminal import Problem, put_json, run, say
 
 HERE = Path("studies/domains")
-# Study 2's arms and those of the larger budgets learnt from AT prompts: what they say of the claims they say here too.
-FOLDERS = (
-    HERE / "results",
-    HERE / "results/same_family",
-    Path("studies/distillation/results"),
-    Path("studies/scale/results/text"),
-)
+# Study 2's arms are trained on AT prompts: what they say of the claims is theirs to say here too.
+FOLDERS = (HERE / "results", HERE / "results/same_family", Path("studies/distillation/results"))
 FIRST_LOSS = "kl"  # the white-box loss that was fixed first, before two drafts of a claim were measured; the paper's
 LOSS = "tvdpp_position"  # that of this study's arms, since study 2's losses had been compared held out
 BLACK_BOX = "nll"
