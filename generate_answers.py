@@ -163,7 +163,10 @@ class Batch:
 
 
 def all_work(args: argparse.Namespace) -> list[Work]:
-    """Every answer asked for, once, in an order drawn by --seed, so that any part of it is a sample of the prompts."""
+    """Every answer asked for, once, in an order drawn by --seed, so that --limit takes a sample of the prompts.
+
+    `batches` sorts within eight batches, so the rows of a file stand by the length of their prompts there.
+    """
     needed = ("prompt", *([args.text] if args.text else []), *(PER_TYPE if args.per_type else []))
     answers = {"chosen", "rejected"} - {args.text}
     rows = []

@@ -474,7 +474,7 @@ def write_draft(args: argparse.Namespace, model, settings: dict, metrics: dict, 
         write_jsonl(folder / "metrics.jsonl", rows)
         plot_curves(rows, folder / "training.png", {"loss": "loss", "held_out_overlap": "held-out Σ min(p, q)"})
         text = (
-            f"Trained by `{metrics['command']}` in {metrics['seconds'] / 60:.0f} minutes of steps. Held-out Σ min(p, q): "
+            f"Trained by `{metrics['command']}` in {metrics['seconds'] / 60:.1f} minutes of steps. Held-out Σ min(p, q): "
             f"{overlap_line(metrics)}."
         )
         card = model_card(

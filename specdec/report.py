@@ -57,6 +57,23 @@ def difference(found: dict[str, dict[str, float]], draft: str, other: str) -> di
     return mean_with_interval([drafts[draft] - drafts[other] for drafts in both], seed=42)
 
 
+def live_pairs(file: Path, draft: str) -> tuple[list[dict], dict[tuple[str, str], tuple[float, float]]]:
+    """The header rows; and (domain, prompt) → (seconds a token with the base draft, with `draft`), of rows of `live`.
+
+    Raises:
+        FileNotFoundError: not measured.
+    """
+    headers: list[dict] = []
+    seconds: dict[tuple[str, str], dict[str, float]] = {}
+    for row in read_jsonl(file):
+        if "conditions" in row:
+            headers.append(row)
+        else:
+            seconds.setdefault((row["domain"], row["prompt"]), {})[row["draft"]] = row["seconds"] / row["tokens"]
+    both = {prompt: found for prompt, found in seconds.items() if {"base", draft} <= found.keys()}
+    return headers, {prompt: (found["base"], found[draft]) for prompt, found in both.items()}
+
+
 def first_trainings(drafts: dict[str, dict | None]) -> dict[str, str]:
     """draft → the first one of its kind: a draft trained again has the same fields but another random seed.
 
@@ -79,6 +96,11 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     """A Markdown table: first column to the left, the others to the right."""
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def rate(metrics: dict) -> str:
+    """The learning rate of a training, as `5e-5`."""
+    return f"{metrics['settings']['learning_rate']:.0e}".replace("e-0", "e-")
 
 
 def percent(value: float | None) -> str:

@@ -237,7 +237,12 @@ def test_commands_of_studies_and_pages_can_be_typed(help_of):
 @pytest.mark.parametrize(
     "low, high, words, short",
     [
-        (-0.02, -0.01, "needs no difference of family", "lowered that of a draft of the verifier's own family by 0.0150"),
+        (
+            -0.02,
+            -0.01,
+            "needs no difference of family",
+            "lowered that of a draft of the verifier's own family by 0.0150 (0.0100 to 0.0200), on 120",
+        ),
         (
             0.01,
             0.02,

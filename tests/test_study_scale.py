@@ -5,15 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from studies.engine.tables import needed_overlap
 from studies.scale import tables
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(autouse=True)
+def at_the_top(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
 @pytest.fixture
 def changed(monkeypatch, tmp_path):
-    """`changed(name, change)`: the report of that name, changed; the page reads it in the place of the committed one."""
+    """`changed(name, change)`: the report of that name, changed; the page reads it instead of the committed one."""
 
     def write(name: str, change) -> None:
         report = json.loads((ROOT / getattr(tables, name)).read_text())
@@ -22,7 +26,6 @@ def changed(monkeypatch, tmp_path):
         file.write_text(json.dumps(report))
         monkeypatch.setattr(tables, name, file)
 
-    monkeypatch.chdir(ROOT)
     return write
 
 
@@ -48,27 +51,39 @@ def test_what_the_rate_did_follows_the_rule(changed, monkeypatch):
     assert "the rate did none of it" in tables.rates_in_words()
 
 
-def test_live_rows_are_compared_prompt_by_prompt(tmp_path, monkeypatch):
+def test_the_whole_training_is_set_beside_few_steps_on_their_prompts():
+    """120 prompts have the whole training, 32 of them the small ones."""
+    few = tables.overlaps_of(tables.RATE_ROWS, "at")
+    whole = tables.overlaps_of(tables.FAIR_ROWS, "at")
+    changes = [whole[prompt]["dpo"] - whole[prompt]["base"] for prompt in few]
+    assert len(few) == 32 < len(whole) and tables.whole_on_the_few()["mean"] == pytest.approx(sum(changes) / 32)
+
+
+@pytest.mark.parametrize(
+    "speeds, said, worth",
+    [
+        ([1.2, 1.3, 1.25, 1.22], "makes decoding faster", "more text was worth it live too"),
+        ([0.8, 0.7, 0.75, 0.72], "makes decoding slower", "it cost speed live"),
+        ([0.9, 1.3, 1.0, 1.1], "was not shown to change the speed", "that more text was worth it is not shown"),
+    ],
+)
+def test_live_rows_are_compared_prompt_by_prompt(tmp_path, monkeypatch, speeds, said, worth):
     header = {"run_id": "r", "command": "", "conditions": {"k": 2}, "environment": None}
 
     def live(name: str, draft: str, speeds: list[float]) -> Path:
         rows: list[dict] = [header]
         for number, speed in enumerate(speeds):
             for who, tokens in (("base", 10), (draft, 10 * speed)):
-                rows.append({"prompt": str(number), "draft": who, "tokens": tokens, "seconds": 2.0})
+                rows.append({"prompt": str(number), "domain": "at", "draft": who, "tokens": tokens, "seconds": 2.0})
         file = tmp_path / name
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
         return file
 
-    monkeypatch.setattr(tables, "LIVE", live("live.jsonl", "distilled_more", [1.2, 1.3, 1.25, 1.22]))
-    monkeypatch.setattr(tables, "STUDY2_LIVE", live("earlier.jsonl", "distilled", [1.1, 1.2, 1.15, 1.12]))
+    earlier = [1.1, 1.2, 1.15, 1.12, 9.9]  # the last one's prompt has no rows of the other draft
+    monkeypatch.setattr(tables, "LIVE", live("live.jsonl", "distilled_more", speeds))
+    monkeypatch.setattr(tables, "STUDY2_LIVE", live("earlier.jsonl", "distilled", earlier))
     _, found, more = tables.live_change()
-    assert found["mean"] == pytest.approx(1.2425) and found["prompts"] == 4 and more["mean"] == pytest.approx(0.1)
-    assert "makes decoding faster" in tables.live() and "it was worth it live too" in tables.live()
-    assert "1.243" in tables.live_in_short() or "1.242" in tables.live_in_short()
-
-
-@pytest.mark.parametrize("cost, k, overlap", [(1.5, 1, 0.5), (1.75, 2, 0.5), (3.0, 2, 1.0), (3.1, 2, None), (1.0, 4, 0.0)])
-def test_the_overlap_from_which_a_block_pays(cost, k, overlap):
-    found = needed_overlap(cost, k)
-    assert found is None if overlap is None else found == pytest.approx(overlap, abs=1e-6)
+    assert found["mean"] == pytest.approx(sum(speeds) / 4) and found["prompts"] == more["prompts"] == 4
+    assert more["mean"] == pytest.approx(sum(speeds) / 4 - sum(earlier[:4]) / 4)
+    assert said in tables.live() and worth in tables.live()
+    assert f"{sum(speeds) / 4:.3f}" in tables.live_in_short()

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from studies.engine import shapes
+from studies.engine import shapes, tables
 
 TINY = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
 
@@ -38,3 +38,15 @@ def test_the_result_says_what_was_timed(cli, monkeypatch, tmp_path):
 def test_bad_input(cli, arguments, words):
     status, _, err = cli(shapes, *arguments)
     assert status != 0 and words in err
+
+
+def timed(**least: float) -> dict:
+    return {"passes": {length.removeprefix("n"): {"least": seconds} for length, seconds in least.items()}}
+
+
+def test_what_a_block_costs():
+    """A longer pass that was faster says that the shorter one was disturbed."""
+    pair = {"draft": timed(n1=2.0, n2=3.0, n5=3.0, n9=3.0), "verifier": timed(n1=6.0, n2=4.0, n5=5.0, n9=8.0)}
+    assert tables.pass_seconds(pair["verifier"], 1) == 4.0 and tables.pass_seconds(pair["verifier"], 3) == 5.0
+    assert tables.block_cost(pair, 1) == (2 + 4) / 4 and tables.block_cost(pair, 4) == (4 * 2 + 5) / 4
+    assert tables.needed_rate(tables.block_cost(pair, 4), 4) == pytest.approx((13 / 4 - 1) / 4)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from specdec.files import read_jsonl
 from specdec.intervals import mean_with_interval
-from specdec.report import hardware, load, span, table
+from specdec.report import hardware, live_pairs, load, span, table
 from specdec.terminal import Problem
 from specdec.theory import speedup
 
@@ -126,18 +126,11 @@ def live_runs(draft: str) -> tuple[list[dict], dict[str, list[tuple[float, float
     Raises:
         FileNotFoundError: not measured.
     """
-    headers: list[dict] = []
-    seconds: dict[tuple[str, str], dict[str, float]] = {}  # (domain, prompt) → draft → seconds a token
-    for row in read_jsonl(LIVE):
-        if "conditions" in row:
-            headers.append(row)
-        else:
-            seconds.setdefault((row["domain"], row["prompt"]), {})[row["draft"]] = row["seconds"] / row["tokens"]
+    headers, found = live_pairs(LIVE, draft)
     pairs: dict[str, list[tuple[float, float]]] = {"all": []}
-    for (domain, _), found in seconds.items():
-        if {"base", draft} <= found.keys():
-            for group in ("all", domain):
-                pairs.setdefault(group, []).append((found["base"], found[draft]))
+    for (domain, _), seconds in found.items():
+        for group in ("all", domain):
+            pairs.setdefault(group, []).append(seconds)
     return headers, pairs
 
 

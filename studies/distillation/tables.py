@@ -131,11 +131,11 @@ def row() -> str:
 
 
 def distilled(folder: Path) -> dict[str, dict]:
-    """name → metrics of every draft in `folder` that learnt from answers of the verifier."""
+    """name → metrics of every draft in `folder` that learnt from this study's answers; others stand on another page."""
     found = {}
     for file in sorted(folder.glob("*/metrics.json")):
         metrics = load(file)
-        if "answers_sha256" in metrics["settings"]:
+        if "answers_sha256" in metrics["settings"] and f"{HERE}/answers" in metrics["command"]:
             found[file.parent.name] = metrics
     if not found:
         raise FileNotFoundError(2, "not trained", str(folder))

@@ -1,7 +1,7 @@
 """What the paper's pair costs on this GPU: memory, and the time of a pass, of models of its shapes with random weights.
 
 Phi-3's weights are not needed for that: a pass over random numbers takes as long as one over trained ones. What they cannot
-tell is acceptance; tables.py sets that beside the times as a question: from which Σ min(p, q) on does a draft pay?
+tell is acceptance; tables.py asks from which accepted/drafted on a draft would pay.
 
     python -m studies.engine.shapes --json studies/engine/results/shapes.json
 """
@@ -29,7 +29,6 @@ SHAPES = {  # the config.json of the revisions that specdec/models.py pins; arXi
         "intermediate_size": 17920,
     },
 }
-NAMES = {"draft": "Phi-3 Mini", "verifier": "Phi-3 Medium"}
 QUANTIZATIONS = ("nf4", "none")
 LENGTHS = (1, 2, 3, 4, 5, 6, 9)  # tokens of a pass: a draft's step has one, the verifier's K + 1
 WARM_UP = 3
@@ -93,7 +92,7 @@ def measure(quantization: str, context: int, repeats: int) -> dict:
         cached = CachedModel(model, set(range(COMMON["vocab_size"])))
         short = prompt[: context // 8]
         result[role] = {"bytes": held, "prompt_tokens": len(short), "passes": seconds_of_passes(cached, short, repeats)}
-        say(f"{NAMES[role]}, {quantization}: {1000 * result[role]['passes'][1]['median']:.1f} ms a token")
+        say(f"{role}, {quantization}: {1000 * result[role]['passes'][1]['median']:.1f} ms a token")
         both.append((cached, prompt))
     if cuda:
         torch.cuda.reset_peak_memory_stats()

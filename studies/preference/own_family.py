@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from specdec.files import read_jsonl
 from specdec.intervals import mean_with_interval
-from specdec.report import draw_means, hardware, load, new_figure, percent, point, span, table, verdict, zero_line
+from specdec.report import draw_means, hardware, load, new_figure, percent, point, rate, span, table, verdict, zero_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,10 +61,6 @@ def by(change: dict, what: str = "it") -> str:
         return f"{verdict(change)} {what}, {span(change)}"
     low, high = sorted(abs(bound) for bound in change["interval"])
     return f"{verdict(change)} {what} by {abs(change['mean']):.4f} ({low:.4f} to {high:.4f})"
-
-
-def rate(metrics: dict) -> str:
-    return f"{metrics['settings']['learning_rate']:.0e}".replace("e-0", "e-")
 
 
 def step_of(metrics: dict) -> int:

@@ -29,6 +29,7 @@ from specdec.report import (
     percent,
     picture,
     point,
+    rate,
     run_pages,
     span,
     table,
@@ -432,7 +433,7 @@ def settings() -> str:
     last = max(row["step"] for row in steps if row["rewards/accuracies"] < 1)
     return (
         f"LoRA r {of['lora_r']}, alpha {of['lora_alpha']}, β {of['beta']}, {of['epochs']} passes, batch {of['batch_size']} × "
-        f"{of['gradient_accumulation']}, learning rate {own_family.rate(metrics)} with a cosine, maximal length "
+        f"{of['gradient_accumulation']}, learning rate {rate(metrics)} with a cosine, maximal length "
         f"{of['max_length']}; {own_family.steps(metrics)}. From step {last + 1} on, its reward accuracy on the training "
         "batches is 1.000."
     )

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Larger budgets, every command in order, for a GPU of 16 GiB (a CPU takes days). What is there stays.
-# On one H200, several commands at a time, all but the live runs took six minutes; `run.sh all` goes on with what waits for a GPU.
+# Larger budgets, every command in order, for a GPU of 16 GiB (a CPU takes days). `run.sh all` goes on with what waits for a GPU.
+# The drafts' weights and the stored probabilities are not in the repository: to train again, move answers/, drafts/ and results/ of
+# this study away first.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 here=studies/scale
@@ -16,10 +17,12 @@ distill() { trained "$1" || python train_distill.py --pair smollm2-qwen --output
 whole="--pair qwen-coder --batch-size 8 --gradient-accumulation 2"
 small="--pair qwen-coder --limit 112 --eval-fraction 0.01 --epochs 1 --batch-size 8 --gradient-accumulation 1"
 prefer half_dpo $whole
-prefer half_sft $whole --loss sft
+prefer half_sft $whole --loss sft --restart
 for rate in 3e-4 5e-5 1e-5; do prefer half_dpo_$rate $small --learning-rate $rate; done
-python evaluate_acceptance.py paired --pair qwen-coder $texts --results-dir $results/fair --prompts $both \
-  --drafts base dpo=$drafts/half_dpo sft=$drafts/half_sft
+for draft in dpo sft; do
+  python evaluate_acceptance.py paired --pair qwen-coder $texts --results-dir $results/fair --prompts $both \
+    --drafts base $draft=$drafts/half_$draft
+done
 python evaluate_acceptance.py paired --pair qwen-coder $texts --results-dir $results/fair_rates --prompts domains/at.jsonl --per-type 8 \
   --drafts base dpo_3e-4=$drafts/half_dpo_3e-4 dpo_5e-5=$drafts/half_dpo_5e-5 dpo_1e-5=$drafts/half_dpo_1e-5
 
@@ -31,10 +34,14 @@ at="--answers $answers/at.jsonl --loss tvdpp_position --eval-steps 60"
 for size in 64 125 250; do distill at_$size $at --limit $size; done
 distill at_all $at
 distill long_42 --answers $answers/at.jsonl $answers/general.jsonl --loss tvdpp_position --eval-steps 100 --keep-rank 64
-# measured by two processes, half of the drafts each, and their files joined
-python evaluate_acceptance.py paired --pair smollm2-qwen $texts --results-dir $results/text --prompts $both --per-type 8 \
-  --drafts base shipped=adapters/distilled at_64=$drafts/at_64 at_125=$drafts/at_125 at_250=$drafts/at_250 at_all=$drafts/at_all \
-  long_42=$drafts/long_42
+cp -rn $drafts/long_42 adapters/distilled_more  # 42 is its random seed
+# two processes at once, half of the drafts each, into folders of their own, whose files are joined
+paired="python evaluate_acceptance.py paired --pair smollm2-qwen $texts --per-type 8 --prompts $both"
+$paired --results-dir $results/text_0 --drafts base shipped=adapters/distilled at_250=$drafts/at_250 at_all=$drafts/at_all &
+$paired --results-dir $results/text_1 --drafts base at_125=$drafts/at_125 at_64=$drafts/at_64 long_42=$drafts/long_42
+wait
+mkdir -p $results/text
+cat $results/text_[01]/paired.jsonl > $results/text/paired.jsonl
 for found in fair fair_rates text; do python evaluate_acceptance.py report --results-dir $results/$found; done
 
 # --- live on two cores, with nothing beside it (15 minutes); adapters/distilled_more is drafts/long_42 ---

@@ -11,17 +11,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from specdec.files import read_jsonl
 from specdec.intervals import mean_with_interval
 from specdec.report import (
     Part,
     difference,
     draw_means,
     hardware,
+    live_pairs,
     load,
     new_figure,
     overlaps_of,
     picture,
+    rate,
     run_pages,
     span,
     table,
@@ -37,19 +38,16 @@ HERE = Path("studies/scale")
 FRONT, OWN = Path("README.md"), HERE / "README.md"
 RESULTS, DRAFTS = HERE / "results", HERE / "drafts"
 FAIR, RATES, TEXT = (RESULTS / name / "acceptance.json" for name in ("fair", "fair_rates", "text"))
-ROWS = RESULTS / "text/paired.jsonl"
-STUDY0 = Path("studies/preference/results/acceptance.json")
+FAIR_ROWS, RATE_ROWS, TEXT_ROWS = (RESULTS / name / "paired.jsonl" for name in ("fair", "fair_rates", "text"))
 POSITIONS = RESULTS / "fair/positions.json"  # of the fair pair's whole trainings
+STUDY0 = Path("studies/preference/results/acceptance.json")
 LIVE, STUDY2_LIVE = RESULTS / "live/live.jsonl", Path("studies/distillation/results/live/live.jsonl")
 FIGURE = HERE / "figures/text.png"
+SMALL = ("dpo_1e-5", "dpo_5e-5", "dpo_3e-4")  # 14 steps, by rate
 BY_TEXT = ("at_64", "at_125", "at_250", "at_all")  # one pass over more and more AT answers
 MORE, MORE_LIVE = "long_42", "distilled_more"  # AT and general answers; the name under which it ships
 SHIPPED = "shipped"  # adapters/distilled, measured again beside the others
 DOMAINS = {"at": "AT", "general": "general"}
-
-
-def name_of(report: dict) -> str:
-    return report["conditions"]["draft"].rpartition("/")[2]
 
 
 def training(draft: str) -> dict:
@@ -85,70 +83,61 @@ def fair_in_words() -> str:
     for draft, words in (("dpo", "DPO"), ("sft", "SFT on the chosen answers")):
         change = group["changes"][draft]
         said.append(f"{words} {verdict(change)} it, {span(change)}, rising on {change['rose']} prompts")
+    name = report["conditions"]["draft"].rpartition("/")[2]
     return (
-        f"**Whole, at study 0's settings, on {group['prompts']} AT prompts: mean Σ min(p, q) of {name_of(report)} was "
+        f"**Whole, at study 0's settings, on {group['prompts']} AT prompts: mean Σ min(p, q) of {name} was "
         f"{group['means']['base']:.4f}; {'; '.join(said)}.**"
     )
 
 
 def beside_study0() -> str:
     """The changes of study 0's own draft at the same settings, on the same prompts."""
-    theirs, ours = load(STUDY0)["paired"]["at"]["changes"], load(FAIR)["paired"]["at"]["changes"]
+    theirs, ours = load(STUDY0)["paired"]["at"], load(FAIR)["paired"]["at"]
     said = []
     for draft, words in (("dpo", "DPO"), ("sft", "SFT")):
-        times = ours[draft]["mean"] / theirs[draft]["mean"]
-        said.append(f"{words} {span(theirs[draft])} there, {times:.1f} times as much here")
-    return (
-        f"Study 0's draft, of another family behind two vocabularies, changed by less at the same settings: {'; '.join(said)}."
-    )
+        lost = [f"{span(of['changes'][draft])} of {of['means']['base']:.4f}" for of in (theirs, ours)]
+        said.append(f"{words} {lost[0]} there, {lost[1]} here")
+    return f"Beside study 0's draft, of another family behind two vocabularies, at the same settings: {'; '.join(said)}."
+
+
+def whole_on_the_few() -> dict:
+    """The whole DPO's change on the prompts of the small trainings."""
+    few = overlaps_of(RATE_ROWS, "at")
+    found = [drafts for prompt, drafts in overlaps_of(FAIR_ROWS, "at").items() if prompt in few]
+    return mean_with_interval([drafts["dpo"] - drafts["base"] for drafts in found], seed=42)
 
 
 def rates() -> str:
-    """The same few steps at three rates, and the whole training."""
-    small, whole = load(RATES), load(FAIR)
-    found = [(training(f"half_{draft}"), small, draft) for draft in small["paired"]["at"]["changes"]]
-    found.sort(key=lambda one: one[0]["settings"]["learning_rate"])
+    """The same few steps at three rates, and the whole training, on the same prompts."""
+    report = load(RATES)
+    group = report["paired"]["at"]
+    changes = [(training(f"half_{draft}"), group["changes"][draft]) for draft in SMALL]
     rows = []
-    for metrics, report, draft in [*found, (training("half_dpo"), whole, "dpo")]:
-        settings, group = metrics["settings"], report["paired"]["at"]
-        step = settings["batch_size"] * settings["gradient_accumulation"]
-        cells = [f"{metrics['steps']} of {step}", f"{settings['learning_rate']:.0e}".replace("e-0", "e-")]
-        cells += [f"{metrics['held_out']['eval_rewards/margins']:.2f}", str(group["prompts"]), span(group["changes"][draft])]
-        rows.append(cells)
-    header = ["steps of pairs", "rate", "held-out reward margin", "n", "change on AT prompts (95% interval)"]
-    return f"{table(header, rows)}\n\n{hardware(small['measured']['paired'])}"
+    for metrics, change in [*changes, (training("half_dpo"), whole_on_the_few())]:
+        step = metrics["settings"]["batch_size"] * metrics["settings"]["gradient_accumulation"]
+        margin = f"{metrics['held_out']['eval_rewards/margins']:.2f} on {metrics['rows']['held_out']}"
+        rows.append([f"{metrics['steps']} of {step}", rate(metrics), margin, str(group["prompts"]), span(change)])
+    header = ["steps of pairs", "rate", "reward margin of held-out pairs", "n", "change on AT prompts (95% interval)"]
+    return f"{table(header, rows)}\n\n{hardware(report['measured']['paired'] + load(FAIR)['measured']['paired'])}"
 
 
 def rates_in_words() -> str:
     """The second test, by its rule."""
     changes = load(RATES)["paired"]["at"]["changes"]
-    rows = overlaps_of(RESULTS / "fair_rates/paired.jsonl", "at")
-    apart = difference(rows, "dpo_5e-5", "dpo_3e-4")
+    apart = difference(overlaps_of(RATE_ROWS, "at"), "dpo_5e-5", "dpo_3e-4")
     low = [draft for draft in ("dpo_5e-5", "dpo_1e-5") if verdict(changes[draft]) == "lowered"]
     said = "none of it" if apart["interval"][0] <= 0 else "part of it" if low else "all of it"
-    return (
-        f"By the rule of the second test the rate did {said}: the same steps at 5e-5 {span(changes['dpo_5e-5'])}, at 1e-5 "
-        f"{span(changes['dpo_1e-5'])}, at 3e-4 {span(changes['dpo_3e-4'])}; between 5e-5 and 3e-4 {span(apart)}."
-    )
+    of_rates = "; ".join(f"at {draft.removeprefix('dpo_')} {span(changes[draft])}" for draft in SMALL)
+    return f"By the rule of the second test the rate did {said}: 14 steps {of_rates}; between 5e-5 and 3e-4 {span(apart)}."
 
 
-def margins() -> str:
-    """How far each training went, by its held-out reward margin, beside what it cost."""
-    small, whole = load(RATES)["paired"]["at"]["changes"], load(FAIR)["paired"]["at"]["changes"]["dpo"]
-    said = []
-    for draft, change in (
-        ("dpo_1e-5", small["dpo_1e-5"]),
-        ("dpo_5e-5", small["dpo_5e-5"]),
-        ("dpo_3e-4", small["dpo_3e-4"]),
-        ("dpo", whole),
-    ):
-        metrics = training(f"half_{draft}")
-        margin, rate = metrics["held_out"]["eval_rewards/margins"], metrics["settings"]["learning_rate"]
-        said.append(f"{metrics['steps']} steps at {rate:.0e}, margin {margin:.1f}, {change['mean']:+.4f}".replace("e-0", "e-"))
+def steps_or_rate() -> str:
+    """Beside the second test: the whole training at the low rate, on the prompts of the few steps."""
+    small, whole = load(RATES)["paired"]["at"], whole_on_the_few()
+    few, all_of_them = (training(draft)["steps"] for draft in ("half_dpo_5e-5", "half_dpo"))
     return (
-        "It is not the rate by itself, but how far the training goes, by the reward margin of its held-out pairs: "
-        f"{'; '.join(said)}. So the fall at study 0's small budget was no artefact of its high rate: the whole training at the "
-        "paper's rate comes to as much."
+        f"A high rate is one way to such a fall and more steps another: at 5e-5, {few} steps changed it by "
+        f"{span(small['changes']['dpo_5e-5'])}, {all_of_them} steps by {span(whole)}, on the same {small['prompts']} prompts."
     )
 
 
@@ -157,26 +146,26 @@ def kinds() -> str:
     found = load(POSITIONS)["at"]["by_kind"]
     rows = []
     for kind, dpo in sorted(found["dpo"].items(), key=lambda item: item[1]["share"] * item[1]["change"]["mean"]):
-        cells = [f"{dpo['share']:.1%}", f"{dpo['base']:.3f}"]
+        cells = [str(dpo["prompts"]), f"{dpo['share']:.1%}", f"{dpo['base']:.3f}"]
         for of_kind in (dpo, found["sft"][kind]):
             cells += [span(of_kind["change"], 3), f"{of_kind['share'] * of_kind['change']['mean']:+.4f}"]
         rows.append([kind, *cells])
-    header = ["AT answers: tokens", "share", "base", "change by dpo", "times its share", "change by sft", "times its share"]
-    return table(header, rows)
+    header = ["AT answers: tokens", "answers that have one", "share", "base"]
+    return table([*header, "change by dpo", "times its share", "change by sft", "times its share"], rows)
 
 
 def kinds_in_words() -> str:
     found = load(POSITIONS)["at"]
     dpo = found["by_kind"]["dpo"]
     carried = {kind: one["share"] * one["change"]["mean"] for kind, one in dpo.items()}
-    named = ["the stop token", "line break", "beginning of a word", "name of a tool or standard"]
+    named = ("the stop token", "line break", "beginning of a word", "name of a tool or standard")
     said = ", ".join(f"{kind} {span(dpo[kind]['change'], 3)}" for kind in named)
-    words = carried["beginning of a word"] / sum(carried.values())
+    words, share = carried["beginning of a word"] / sum(carried.values()), dpo["beginning of a word"]["share"]
     first, last = (found["by_position"]["sft"][group]["change"] for group in ("1 to 5", "141 to 200"))
     return (
-        f"Where DPO changes it, on AT answers: {said}. The stop token and line breaks, which the pairs' answers do not have as "
-        f"the verifier's do, are the paper's formatting mismatch; but plain words carry {words:.0%} of the fall. SFT costs "
-        f"most where an answer opens: tokens 1 to 5 {span(first, 3)}, tokens 141 to 200 {span(last, 3)}."
+        f"Where DPO changes it, on AT answers: {said}. Plain words are {share:.0%} of the tokens and carry {words:.0%} of the "
+        "change; line breaks, of which the pairs have none, and stop tokens carry more than their share. "
+        f"By SFT, tokens 1 to 5 of an answer change by {span(first, 3)}, tokens 141 to 200 by {span(last, 3)}."
     )
 
 
@@ -187,7 +176,7 @@ def label(report: dict, draft: str) -> str:
     settings = report["drafts"][draft]
     what = " and ".join(DOMAINS[domain] for domain in settings["domain"])
     ships = {SHIPPED: "`distilled`: ", MORE: f"`{MORE_LIVE}`: "}.get(draft, "")
-    passes = {1: "one pass", 2: "two passes"}[settings["passes"]]
+    passes = "one pass" if settings["passes"] == 1 else f"{settings['passes']} passes"
     return f"{ships}{settings['answers']:,} {what} answers, {passes}"
 
 
@@ -217,14 +206,15 @@ def text() -> str:
 def text_in_words() -> str:
     """What more answers added, and the shipped draft beside the new one."""
     report = load(TEXT)
-    found = {domain: overlaps_of(ROWS, domain) for domain in DOMAINS}
-    last, before = (difference(found["at"], BY_TEXT[-1], other) for other in (BY_TEXT[-2], BY_TEXT[0]))
+    found = {domain: overlaps_of(TEXT_ROWS, domain) for domain in DOMAINS}
     counts = [answers(report, draft) for draft in BY_TEXT]
-    both = {words: difference(found[domain], MORE, SHIPPED) for domain, words in DOMAINS.items()}
-    beside = "; ".join(f"{words} {span(change)}" for words, change in both.items())
+    said = []
+    for count, draft in zip(counts[:-1], BY_TEXT[:-1], strict=True):
+        said.append(f"against {count} {span(difference(found['at'], BY_TEXT[-1], draft))}")
+    both = [f"{words} {span(difference(found[domain], MORE, SHIPPED))}" for domain, words in DOMAINS.items()]
     return (
-        f"{counts[-1]} AT answers in one pass against {counts[0]}: {span(before)} on AT prompts; against {counts[-2]}, still "
-        f"{span(last)}. Of the drafts on both kinds of answers, `{MORE_LIVE}` against `distilled`: {beside}."
+        f"Exploratory: {counts[-1]} AT answers in one pass, on AT prompts, {', '.join(said)}. `{MORE_LIVE}` against "
+        f"`distilled`: {'; '.join(both)}."
     )
 
 
@@ -250,7 +240,7 @@ def draw_text() -> Figure:
         draw_means(panel, at, [change for _, change in found], number, f"{words} prompts")
     zero_line(panel, horizontal=True)
     panel.set_xscale("log", base=2)
-    panel.set_xticks([count for count, _ in found], [str(count) for count, _ in found], minor=False)
+    panel.set_xticks([count for count, _ in found], [str(count) for count, _ in found])
     panel.set(xlabel="AT answers, one pass", ylabel="change against the base draft")
     panel.legend()
     return figure
@@ -261,9 +251,8 @@ def trainings() -> str:
     for draft in (*BY_TEXT, MORE, "half_dpo", "half_sft"):
         metrics = training(draft)
         memory = metrics["peak_memory_bytes"]["gpu"] / 2**30
-        rows.append(
-            [f"`{draft}`", str(metrics["rows"]["train"]), str(metrics["steps"]), f"{metrics['seconds']:.0f}", f"{memory:.1f}"]
-        )
+        cells = [str(metrics["rows"]["train"]), str(metrics["steps"]), f"{metrics['seconds']:.0f}", f"{memory:.1f}"]
+        rows.append([f"`{draft}`", *cells])
         machines.append(metrics["environment"])
     header = ["draft", "rows", "steps", "seconds of steps, beside other trainings", "GPU memory, GiB"]
     return f"{table(header, rows)}\n\n{hardware(machines)}"
@@ -272,40 +261,32 @@ def trainings() -> str:
 # --- live -------------------------------------------------------------------------------------------------------------
 
 
-def live_ratios(file: Path, draft: str) -> tuple[list[dict], dict[str, float]]:
-    """The headers; and prompt → tokens a second with `draft` over those with the base draft."""
-    headers: list[dict] = []
-    speeds: dict[str, dict[str, float]] = {}
-    for row in read_jsonl(file):
-        if "conditions" in row:
-            headers.append(row)
-        else:
-            speeds.setdefault(row["prompt"], {})[row["draft"]] = row["tokens"] / row["seconds"]
-    pairs = {prompt: found for prompt, found in speeds.items() if {"base", draft} <= found.keys()}
-    return headers, {prompt: found[draft] / found["base"] for prompt, found in pairs.items()}
+def ratios(pairs: dict[tuple[str, str], tuple[float, float]]) -> dict[str, float]:
+    """prompt → tokens a second over those with the base draft."""
+    return {prompt: base / tuned for (_, prompt), (base, tuned) in pairs.items()}
 
 
 def live_change() -> tuple[list[dict], dict, dict]:
-    """The headers, the mean ratio, and by how much it lies above study 2's, prompt by prompt."""
-    headers, ratios = live_ratios(LIVE, MORE_LIVE)
-    _, earlier = live_ratios(STUDY2_LIVE, "distilled")
-    found = {"prompts": len(ratios), **mean_with_interval(list(ratios.values()), seed=42)}
-    more = mean_with_interval([ratios[prompt] - earlier[prompt] for prompt in ratios if prompt in earlier], seed=42)
-    return headers, found, more
+    """The headers of both runs, the mean ratio, and by how much it lies above study 2's, prompt by prompt."""
+    headers, pairs = live_pairs(LIVE, MORE_LIVE)
+    earlier_headers, earlier_pairs = live_pairs(STUDY2_LIVE, "distilled")
+    own, earlier = ratios(pairs), ratios(earlier_pairs)
+    both = [own[prompt] - earlier[prompt] for prompt in own if prompt in earlier]
+    found = {"prompts": len(own), **mean_with_interval(list(own.values()), seed=42)}
+    return headers + earlier_headers, found, {"prompts": len(both), **mean_with_interval(both, seed=42)}
 
 
 def live() -> str:
     headers, found, more = live_change()
     low, high = found["interval"]
     said = "makes decoding faster" if low > 1 else "makes decoding slower" if high < 1 else "was not shown to change the speed"
-    worth = {"raised": "it was worth it live too", "lowered": "it cost speed live"}.get(
-        verdict(more), "live, that is not shown"
-    )
+    worth = {"raised": "more text was worth it live too", "lowered": "it cost speed live"}
     k = headers[0]["conditions"]["k"]
     return (
         f"**By the eighth test the draft {said}: in int8 at K = {k}, {span(found, 3, sign='')} times the base draft's tokens a "
-        f"second on {found['prompts']} prompts.** Against study 2's ratio for `distilled`, prompt by prompt, {span(more, 3)}: "
-        f"{worth}. {hardware([header['environment'] for header in headers])}"
+        f"second on {found['prompts']} prompts.** Against study 2's ratio for `distilled`, of other runs, on {more['prompts']} "
+        f"of these prompts, {span(more, 3)}: {worth.get(verdict(more), 'live, that more text was worth it is not shown')}. "
+        f"{hardware([header['environment'] for header in headers])}"
     )
 
 
@@ -323,11 +304,11 @@ def live_in_short() -> str:
 def answer() -> str:
     report = load(TEXT)
     group = report["paired"]["at"]
+    change, before = group["changes"][MORE], group["changes"][SHIPPED]
     return (
-        f"{fair_in_words()} {rates_in_words()} **More of the verifier's text still helps: {answers(report, MORE):,} answers in "
-        f"one pass took SmolLM2 from {group['means']['base']:.4f} to {group['means'][MORE]:.4f} on {group['prompts']} AT "
-        f"prompts, {span(group['changes'][MORE])}**, where {answers(report, SHIPPED)} in two passes gave "
-        f"{span(group['changes'][SHIPPED])}."
+        f"{fair_in_words()} {rates_in_words()} **With more of the verifier's text: {answers(report, MORE):,} answers in one "
+        f"pass {verdict(change)} SmolLM2, {group['means']['base']:.4f} → {group['means'][MORE]:.4f} on {group['prompts']} AT "
+        f"prompts, {span(change)}**, where {answers(report, SHIPPED)} in two passes gave {span(before)}; that is exploratory."
     )
 
 
@@ -346,7 +327,7 @@ OWN_PARTS: dict[str, Part] = {
     "answer": answer,
     "fair": fair,
     "beside study 0": beside_study0,
-    "margins": margins,
+    "steps or rate": steps_or_rate,
     "kinds in words": kinds_in_words,
     "kinds": kinds,
     "rates": rates,
