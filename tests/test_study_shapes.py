@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+import specdec.shapes
+from specdec.shapes import LENGTHS, random_model
 from studies.engine import shapes, tables
 
 TINY = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128}
@@ -12,7 +14,7 @@ TINY = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "in
 def test_linear_layers_alone_are_packed():
     from bitsandbytes.nn import Linear4bit
 
-    model = shapes.random_model(TINY, "nf4")
+    model = random_model(TINY, "nf4")
     packed = {name for name, module in model.named_modules() if isinstance(module, Linear4bit)}
     assert len(packed) == 2 * 4 and all(".layers." in name for name in packed)
     assert type(model.get_output_embeddings()).__name__ == "Linear"
@@ -21,7 +23,9 @@ def test_linear_layers_alone_are_packed():
 
 
 def test_the_result_says_what_was_timed(cli, monkeypatch, tmp_path):
-    monkeypatch.setattr(shapes, "SHAPES", {"draft": TINY, "verifier": {**TINY, "num_key_value_heads": 2}})
+    tiny = {"draft": TINY, "verifier": {**TINY, "num_key_value_heads": 2}}
+    monkeypatch.setattr(shapes, "SHAPES", tiny)
+    monkeypatch.setattr(specdec.shapes, "SHAPES", tiny)
     file = tmp_path / "shapes.json"
     status, _, err = cli(shapes, "--repeats", "2", "--context", "80", "--json", str(file))
     assert status == 0, err
@@ -30,7 +34,7 @@ def test_the_result_says_what_was_timed(cli, monkeypatch, tmp_path):
     for pair in found["models"].values():
         for role in ("draft", "verifier"):
             passes = pair[role]["passes"]
-            assert set(passes) == {str(length) for length in shapes.LENGTHS}
+            assert set(passes) == {str(length) for length in LENGTHS}
             assert all(0 < one["least"] <= one["median"] <= one["most"] for one in passes.values())
 
 
