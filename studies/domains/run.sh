@@ -26,13 +26,13 @@ pages() { # the claims and the page from what is measured: a minute
 
 # --- part 1: AT. White-box and black-box are study 2's (its run.sh, before this); the draft's own text and fewer answers beside them,
 # --- measured on study 2's 32 prompts, in its folder (an hour) ---
-# 16 steps in which the draft writes and the verifier scores (half an hour), then 4 and 8 steps of 12 s (5 minutes with loading)
-at tvdpp_position_online --data online --limit 64 --eval-steps 8
+# 8 steps in which the draft writes and the verifier scores, then 4 and 8 steps of 12 s (5 minutes with loading)
+at tvdpp_position_32_online --data online --limit 32
 at tvdpp_position_16 --limit 16
 at tvdpp_position_32 --limit 32
 # 32 stored texts, three drafts (6 minutes)
 python evaluate_acceptance.py paired --results-dir $study2/results --answers studies/preference/results/answers.jsonl --per-type 8 \
-  --prompts domains/at.jsonl --drafts base tvdpp_position_online=$study2/drafts/tvdpp_position_online \
+  --prompts domains/at.jsonl --drafts base tvdpp_position_32_online=$study2/drafts/tvdpp_position_32_online \
   tvdpp_position_16=$study2/drafts/tvdpp_position_16 tvdpp_position_32=$study2/drafts/tvdpp_position_32
 python evaluate_acceptance.py report --results-dir $study2/results --per-type 8 --prompts domains/at.jsonl domains/general.jsonl
 python -m studies.distillation.tables
