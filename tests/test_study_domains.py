@@ -215,7 +215,7 @@ def test_the_drafts_of_the_first_parts_of_run_sh_fill_every_claim(tmp_path):
         "tvdpp_position": old,
         "nll": {**old, "loss": "nll"},
         "kl_1e-3": {**old, "loss": "kl"},
-        "tvdpp_position_online": {**new, "data": "online"},
+        "tvdpp_position_32_online": {**new, "data": "online", "answers": 32, "answers_sha256": "2"},
         "tvdpp_position_16": {**new, "answers": 16, "answers_sha256": "1"},
         "tvdpp_position_32": {**new, "answers": 32, "answers_sha256": "2"},
     }
