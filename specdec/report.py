@@ -57,6 +57,11 @@ def difference(found: dict[str, dict[str, float]], draft: str, other: str) -> di
     return mean_with_interval([drafts[draft] - drafts[other] for drafts in both], seed=42)
 
 
+def mean_of(values: list[float]) -> dict:
+    """Mean over prompts, its interval, and how many prompts."""
+    return {"prompts": len(values), **mean_with_interval(values, seed=42)}
+
+
 def live_pairs(file: Path, draft: str) -> tuple[list[dict], dict[tuple[str, str], tuple[float, float]]]:
     """The header rows; and (domain, prompt) → (seconds a token with the base draft, with `draft`), of rows of `live`.
 
@@ -123,6 +128,12 @@ def verdict(change: dict) -> str:
     """What the interval of a change says, as a verb: it lies above zero, below, or holds it; no interval says nothing."""
     low, high = change["interval"] or (-1.0, 1.0)
     return "raised" if low > 0 else "lowered" if high < 0 else "did not measurably change"
+
+
+def speed_verdict(ratio: dict) -> str:
+    """What the interval of a ratio of tokens a second says, as a verb: it lies above one, below, or holds it."""
+    low, high = ratio["interval"]
+    return "makes decoding faster" if low > 1 else "makes decoding slower" if high < 1 else "was not shown to change the speed"
 
 
 def hardware(environments: Iterable[dict | None]) -> str:

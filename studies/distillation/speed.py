@@ -10,8 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from specdec.files import read_jsonl
-from specdec.intervals import mean_with_interval
-from specdec.report import hardware, live_pairs, load, span, table
+from specdec.report import hardware, live_pairs, load, mean_of, span, speed_verdict, table
 from specdec.terminal import Problem
 from specdec.theory import speedup
 
@@ -151,14 +150,12 @@ def live_in_words(draft: str, domains: dict[str, str]) -> str:
     """The page's third test, by its rule; `domains` are called as the page calls them."""
     headers, pairs = live_runs(draft)
     found, k = ratio(pairs["all"]), headers[0]["conditions"]["k"]
-    low, high = found["interval"]
-    said = "makes decoding faster" if low > 1 else "makes decoding slower" if high < 1 else "was not shown to change the speed"
     parts = []
     for domain, words in domains.items():
         of_domain = ratio(pairs[domain])
         parts.append(f"{span(of_domain, 3, sign='')} on {of_domain['prompts']} {words} prompts")
     return (
-        f"**By the rule above, the training {said}: live, in int8 at K = {k}, "
+        f"**By the rule above, the training {speed_verdict(found)}: live, in int8 at K = {k}, "
         f"{span(found, 3, sign='')} times the base draft's tokens a second on {found['prompts']} prompts.** "
         f"{'; '.join(parts)}. {hardware([header['environment'] for header in headers])}"
     )
@@ -185,11 +182,6 @@ def saved(benchmark: dict, backend: str, draft: str, rival: str | None) -> dict:
     tuned, other = (seconds_a_token(benchmark, backend, name) for name in (draft, rival))
     values = [other[prompt] - tuned[prompt] for prompt in tuned if prompt in other]
     return mean_of(values)
-
-
-def mean_of(values: list[float]) -> dict:
-    """Mean over prompts, its interval, and how many prompts."""
-    return {"prompts": len(values), **mean_with_interval(values, seed=42)}
 
 
 def lengths_of_answers(draft: str, metrics: dict) -> list[int]:

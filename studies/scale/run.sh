@@ -34,7 +34,7 @@ at="--answers $answers/at.jsonl --loss tvdpp_position --eval-steps 60"
 for size in 64 125 250; do distill at_$size $at --limit $size; done
 distill at_all $at
 distill long_42 --answers $answers/at.jsonl $answers/general.jsonl --loss tvdpp_position --eval-steps 100 --keep-rank 64
-cp -rn $drafts/long_42 adapters/distilled_more  # 42 is its random seed
+[ -e adapters/distilled_more ] || cp -r $drafts/long_42 adapters/distilled_more  # 42 is its random seed
 # two processes at once, half of the drafts each, into folders of their own, whose files are joined
 paired="python evaluate_acceptance.py paired --pair smollm2-qwen $texts --per-type 8 --prompts $both"
 $paired --results-dir $results/text_0 --drafts base shipped=adapters/distilled at_250=$drafts/at_250 at_all=$drafts/at_all &

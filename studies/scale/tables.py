@@ -11,7 +11,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from specdec.intervals import mean_with_interval
 from specdec.report import (
     Part,
     difference,
@@ -19,12 +18,14 @@ from specdec.report import (
     hardware,
     live_pairs,
     load,
+    mean_of,
     new_figure,
     overlaps_of,
     picture,
     rate,
     run_pages,
     span,
+    speed_verdict,
     table,
     verdict,
     zero_line,
@@ -69,9 +70,9 @@ def fair() -> str:
         group, tokens = report["paired"][domain], report["replayed"]["block_efficiency"][domain]
         for draft, change in group["changes"].items():
             means = [f"{group['means'][name]:.4f}" for name in ("base", draft)]
-            passes = f"{tokens['means']['base']:.2f} → {tokens['means'][draft]:.2f}"
+            blocks = f"{tokens['means']['base']:.2f} → {tokens['means'][draft]:.2f}"
             rose = f"{change['rose']}/{group['prompts']}"
-            rows.append([words, draft, str(group["prompts"]), *means, span(change), rose, passes])
+            rows.append([words, draft, str(group["prompts"]), *means, span(change), rose, blocks])
     header = ["prompts", "draft", "n", "base", "tuned", "change (95% interval)", "rose on", "tokens per pass, K = 4"]
     return f"{table(header, rows)}\n\n{hardware(report['measured']['paired'])}"
 
@@ -104,7 +105,7 @@ def whole_on_the_few() -> dict:
     """The whole DPO's change on the prompts of the small trainings."""
     few = overlaps_of(RATE_ROWS, "at")
     found = [drafts for prompt, drafts in overlaps_of(FAIR_ROWS, "at").items() if prompt in few]
-    return mean_with_interval([drafts["dpo"] - drafts["base"] for drafts in found], seed=42)
+    return mean_of([drafts["dpo"] - drafts["base"] for drafts in found])
 
 
 def rates() -> str:
@@ -128,7 +129,8 @@ def rates_in_words() -> str:
     low = [draft for draft in ("dpo_5e-5", "dpo_1e-5") if verdict(changes[draft]) == "lowered"]
     said = "none of it" if apart["interval"][0] <= 0 else "part of it" if low else "all of it"
     of_rates = "; ".join(f"at {draft.removeprefix('dpo_')} {span(changes[draft])}" for draft in SMALL)
-    return f"By the rule of the second test the rate did {said}: 14 steps {of_rates}; between 5e-5 and 3e-4 {span(apart)}."
+    steps = training("half_dpo_5e-5")["steps"]
+    return f"By the rule of the second test the rate did {said}: {steps} steps {of_rates}; between 5e-5 and 3e-4 {span(apart)}."
 
 
 def steps_or_rate() -> str:
@@ -172,12 +174,16 @@ def kinds_in_words() -> str:
 # --- more text --------------------------------------------------------------------------------------------------------
 
 
+def passes(report: dict, draft: str) -> str:
+    number = report["drafts"][draft]["passes"]
+    return "one pass" if number == 1 else f"{number:g} passes"
+
+
 def label(report: dict, draft: str) -> str:
     settings = report["drafts"][draft]
     what = " and ".join(DOMAINS[domain] for domain in settings["domain"])
     ships = {SHIPPED: "`distilled`: ", MORE: f"`{MORE_LIVE}`: "}.get(draft, "")
-    passes = "one pass" if settings["passes"] == 1 else f"{settings['passes']} passes"
-    return f"{ships}{settings['answers']:,} {what} answers, {passes}"
+    return f"{ships}{settings['answers']:,} {what} answers, {passes(report, draft)}"
 
 
 def text() -> str:
@@ -272,20 +278,18 @@ def live_change() -> tuple[list[dict], dict, dict]:
     earlier_headers, earlier_pairs = live_pairs(STUDY2_LIVE, "distilled")
     own, earlier = ratios(pairs), ratios(earlier_pairs)
     both = [own[prompt] - earlier[prompt] for prompt in own if prompt in earlier]
-    found = {"prompts": len(own), **mean_with_interval(list(own.values()), seed=42)}
-    return headers + earlier_headers, found, {"prompts": len(both), **mean_with_interval(both, seed=42)}
+    return headers + earlier_headers, mean_of(list(own.values())), mean_of(both)
 
 
 def live() -> str:
     headers, found, more = live_change()
-    low, high = found["interval"]
-    said = "makes decoding faster" if low > 1 else "makes decoding slower" if high < 1 else "was not shown to change the speed"
     worth = {"raised": "more text was worth it live too", "lowered": "it cost speed live"}
     k = headers[0]["conditions"]["k"]
     return (
-        f"**By the eighth test the draft {said}: in int8 at K = {k}, {span(found, 3, sign='')} times the base draft's tokens a "
-        f"second on {found['prompts']} prompts.** Against study 2's ratio for `distilled`, of other runs, on {more['prompts']} "
-        f"of these prompts, {span(more, 3)}: {worth.get(verdict(more), 'live, that more text was worth it is not shown')}. "
+        f"**By the eighth test the draft {speed_verdict(found)}: in int8 at K = {k}, {span(found, 3, sign='')} times the base "
+        f"draft's tokens a second on {found['prompts']} prompts.** Against study 2's ratio for `distilled`, of other runs, on "
+        f"{more['prompts']} of these prompts, {span(more, 3)}: "
+        f"{worth.get(verdict(more), 'live, that more text was worth it is not shown')}. "
         f"{hardware([header['environment'] for header in headers])}"
     )
 
@@ -306,9 +310,10 @@ def answer() -> str:
     group = report["paired"]["at"]
     change, before = group["changes"][MORE], group["changes"][SHIPPED]
     return (
-        f"{fair_in_words()} {rates_in_words()} **With more of the verifier's text: {answers(report, MORE):,} answers in one "
-        f"pass {verdict(change)} SmolLM2, {group['means']['base']:.4f} → {group['means'][MORE]:.4f} on {group['prompts']} AT "
-        f"prompts, {span(change)}**, where {answers(report, SHIPPED)} in two passes gave {span(before)}; that is exploratory."
+        f"{fair_in_words()} {rates_in_words()} **With more of the verifier's text: {answers(report, MORE):,} answers in "
+        f"{passes(report, MORE)} {verdict(change)} SmolLM2, {group['means']['base']:.4f} → {group['means'][MORE]:.4f} on "
+        f"{group['prompts']} AT prompts, {span(change)}**, where {answers(report, SHIPPED)} in {passes(report, SHIPPED)} gave "
+        f"{span(before)}; that is exploratory."
     )
 
 
