@@ -36,6 +36,16 @@ train_on() { # the answers, then as `train`
 train_on $chosen $arms/nll_chosen --loss nll
 train_on $chosen $arms/tvdpp_position_chosen --loss tvdpp_position
 
+# --- capacity, each at its better rate; another random seed; the draft's own text and the verifier's in turn; after study 0's DPO
+# (4 minutes each, in turn 10). --keep-rank: all weights are written as the nearest adapter of rank 128 ---
+fifth="--loss tvdpp_position --limit 64 --eval-steps 8"
+for rate in 1e-3 3e-3; do train $arms/rank_16_$rate $fifth --lora-r 16 --learning-rate $rate; done
+train $arms/rank_256 $fifth --lora-r 256
+for rate in 1e-4 3e-4; do train $arms/all_weights_$rate $fifth --all-weights --learning-rate $rate; done
+train $arms/seed_43 $fifth --seed 43
+train $arms/after_dpo $fifth --adapter-path final_adapter
+train $arms/mixed_32 --loss tvdpp_position --limit 32 --eval-steps 8 --data mixed
+
 # --- the draft that ships, on AT and general answers (15 minutes); its loss was best on held-out prompts when it was trained ---
 train adapters/distilled $general --loss tvdpp_position --passes 2 --eval-steps 12 --keep-rank 64
 
@@ -49,7 +59,23 @@ paired --prompts domains/at.jsonl --drafts base kl_1e-3=$arms/kl_1e-3 tvd=$arms/
   lk_alpha=$arms/lk_alpha tvdpp_position=$arms/tvdpp_position tvdpp=$arms/tvdpp tvdpp_sampled=$arms/tvdpp_sampled \
   reverse_kl=$arms/reverse_kl js=$arms/js trigram=$at
 paired --prompts domains/at.jsonl --drafts base nll_chosen=$arms/nll_chosen tvdpp_position_chosen=$arms/tvdpp_position_chosen
+better() { # of two arms, the one that is better on held-out answers
+  python -c 'import json, sys
+print(max(sys.argv[1:], key=lambda arm: json.load(open(f"{arm}/metrics.json"))["held_out_overlap"]["after"]))' "$@"
+}
+paired --prompts domains/at.jsonl --drafts base rank_16=$(better $arms/rank_16_1e-3 $arms/rank_16_3e-3) rank_256=$arms/rank_256 \
+  all_weights=$(better $arms/all_weights_1e-4 $arms/all_weights_3e-4) seed_43=$arms/seed_43 after_dpo=$arms/after_dpo \
+  mixed_32=$arms/mixed_32
 python evaluate_acceptance.py report --results-dir $results --per-type 8 --prompts $both
+
+# --- DPO of the draft that ships, at study 0's small budget: its base is that draft, merged (10 minutes, 3 to measure) ---
+merged=$arms/distilled_merged after=$arms/dpo_of_distilled
+[ -e $merged ] || python export_draft.py --adapter-path adapters/distilled --output-dir $merged
+[ -e $after/metrics.json ] || python train_dpo.py --draft $merged --limit 112 --eval-fraction 0.01 --epochs 1 --batch-size 1 \
+  --gradient-accumulation 8 --learning-rate 3e-4 --save-steps 4 --output-dir $after
+python evaluate_acceptance.py paired --draft $merged --results-dir $results/dpo_of_distilled \
+  --answers studies/preference/results/answers.jsonl --prompts domains/at.jsonl --per-type 8 --drafts base dpo=$after
+python evaluate_acceptance.py report --results-dir $results/dpo_of_distilled
 
 # --- prompts of a kind that no draft learnt from, and other temperatures (a quarter of an hour each); a folder each, for a file of
 # rows holds one sampling, and its report all that it holds ---
@@ -62,12 +88,10 @@ python evaluate_acceptance.py paired --results-dir $results/out_of_domain --answ
 python evaluate_acceptance.py report --results-dir $results/out_of_domain
 
 sampled=studies/distillation/answers/temperatures.jsonl
-for domain in at general; do
-  python generate_answers.py --prompts domains/$domain.jsonl --limit 8 --temperature 0 0.7 1 --output $sampled
-done
-for temperature in 0 0.7 1; do
+python generate_answers.py --prompts $both --per-type 3 --temperature 0 1 --output $sampled
+for temperature in 0 1; do
   python evaluate_acceptance.py paired --results-dir $results/temperature_$temperature --temperature $temperature \
-    --answers $sampled --prompts $both --drafts base distilled=adapters/distilled
+    --answers $sampled --prompts $both --per-type 3 --drafts base distilled=adapters/distilled
   python evaluate_acceptance.py report --results-dir $results/temperature_$temperature
 done
 

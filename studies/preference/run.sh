@@ -51,5 +51,12 @@ small() { # PAIR: the same training and the same 32 prompts
 small smollm2-qwen
 small qwen-coder
 
+# what the own family's draft writes (5 minutes), and live, with nothing beside it (20 minutes)
+own=studies/preference/drafts/qwen-coder
+python test_trained_model.py --pair qwen-coder --adapter-path $own --eval-fraction 0.01 --samples 3 --max-new-tokens 120 \
+  --json $results/small/qwen-coder/trained_model.json
+python evaluate_acceptance.py live --pair qwen-coder --backend int8 --results-dir $results/small/live --prompts domains/study0.jsonl \
+  --max-new-tokens 64 --no-baseline --drafts base dpo=$own
+
 # --- the pages ---
 python -m studies.preference.tables
