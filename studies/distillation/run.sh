@@ -38,12 +38,12 @@ train_on $chosen $arms/tvdpp_position_chosen --loss tvdpp_position
 
 # --- capacity, each at its better rate; another random seed; the draft's own text and the verifier's in turn; after study 0's DPO
 # (4 minutes each, in turn 10). --keep-rank: all weights are written as the nearest adapter of rank 128 ---
-capacity="--loss tvdpp_position --limit 64 --eval-steps 8"
-for rate in 1e-3 3e-3; do train $arms/rank_16_$rate $capacity --lora-r 16 --lora-alpha 32 --learning-rate $rate; done
-train $arms/rank_256 $capacity --lora-r 256
-for rate in 1e-4 3e-4; do train $arms/all_weights_$rate $capacity --all-weights --learning-rate $rate; done
-train $arms/seed_43 $capacity --seed 43
-train $arms/after_dpo $capacity --adapter-path final_adapter
+small="--loss tvdpp_position --limit 64 --eval-steps 8"
+for rate in 1e-3 3e-3; do train $arms/rank_16_$rate $small --lora-r 16 --lora-alpha 32 --learning-rate $rate; done
+train $arms/rank_256 $small --lora-r 256
+for rate in 1e-4 3e-4; do train $arms/all_weights_$rate $small --all-weights --learning-rate $rate; done
+train $arms/seed_43 $small --seed 43
+train $arms/after_dpo $small --adapter-path final_adapter
 train $arms/mixed_32 --loss tvdpp_position --limit 32 --eval-steps 8 --data mixed
 
 # --- the draft that ships, on AT and general answers (15 minutes); its loss was best on held-out prompts when it was trained ---

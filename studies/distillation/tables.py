@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import studies.distillation.small_tests as small_tests
 import studies.distillation.speed as speed
 from specdec.files import read_jsonl
 from specdec.report import (
@@ -691,6 +692,11 @@ OWN_PARTS: dict[str, Part] = {
     "where in words": where_in_words,
     "elsewhere": elsewhere,
     "temperatures": temperatures,
+    "capacity in words": small_tests.capacity_in_words,
+    "capacity": small_tests.capacity,
+    "mixed in words": small_tests.mixed_in_words,
+    "order in words": small_tests.order_in_words,
+    "seed in words": small_tests.seed_in_words,
     "speed in words": speed_in_words,
     "live": live,
     "break-even": break_even,

@@ -41,6 +41,7 @@ RESULTS, DRAFTS = HERE / "results", HERE / "drafts"
 FAIR, RATES, TEXT = (RESULTS / name / "acceptance.json" for name in ("fair", "fair_rates", "text"))
 FAIR_ROWS, RATE_ROWS, TEXT_ROWS = (RESULTS / name / "paired.jsonl" for name in ("fair", "fair_rates", "text"))
 POSITIONS = RESULTS / "fair/positions.json"  # of the fair pair's whole trainings
+RANK, RANK_ROWS = (Path("studies/preference/results/small/smollm2-qwen") / name for name in ("acceptance.json", "paired.jsonl"))
 STUDY0 = Path("studies/preference/results/acceptance.json")
 LIVE, STUDY2_LIVE = RESULTS / "live/live.jsonl", Path("studies/distillation/results/live/live.jsonl")
 FIGURE = HERE / "figures/text.png"
@@ -168,6 +169,30 @@ def kinds_in_words() -> str:
         f"Where DPO changes it, on AT answers: {said}. Plain words are {share:.0%} of the tokens and carry {words:.0%} of the "
         "change; line breaks, of which the pairs have none, and stop tokens carry more than their share. "
         f"By SFT, tokens 1 to 5 of an answer change by {span(first, 3)}, tokens 141 to 200 by {span(last, 3)}."
+    )
+
+
+# --- rank -------------------------------------------------------------------------------------------------------------
+
+
+def rank() -> str:
+    """The ninth test, by its rule."""
+    report = load(RANK)
+    group = report["paired"]["at"]
+    changes = group["changes"]
+    if "dpo_r128" not in changes:
+        raise FileNotFoundError(2, "not measured", str(RANK_ROWS))
+    apart = difference(overlaps_of(RANK_ROWS, "at"), "dpo_r128", "dpo")
+    hides = {"lowered": "hides part of the fall", "raised": "does not hide it: more rank loses less"}
+    margins = [
+        f"{load(Path(report['drafts'][draft]['path']) / 'metrics.json')['held_out']['eval_rewards/margins']:.2f}"
+        for draft in ("dpo", "dpo_r128")
+    ]
+    return (
+        f"**By the ninth test study 0's rank {hides.get(verdict(apart), 'was not shown to hide any of the fall')}:** rank 16 "
+        f"{span(changes['dpo'])}, rank 128 {span(changes['dpo_r128'])}, {span(apart)} between the two on "
+        f"{group['prompts']} AT prompts; reward margins of held-out pairs {margins[0]} and {margins[1]}. "
+        f"{hardware(report['measured']['paired'])}"
     )
 
 
@@ -336,6 +361,7 @@ OWN_PARTS: dict[str, Part] = {
     "kinds in words": kinds_in_words,
     "kinds": kinds,
     "rates": rates,
+    "rank": rank,
     "text": text,
     "figure text": lambda: picture(FIGURE, OWN, figure_words()),
     "text in words": text_in_words,
