@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 from specdec.files import read_jsonl
 from specdec.intervals import mean_with_interval
-from specdec.report import Part, decoded, hardware, interval, load, new_figure, percent, picture, point, run_pages, table
+from specdec.report import Part, decoded, hardware, interval, load, new_figure, percent, picture, point, run_pages, span, table
 from specdec.terminal import run
+from specdec.theory import tokens_per_block
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,6 +26,7 @@ FRONT, OWN, GPU = Path("README.md"), HERE / "README.md", Path("GPU.md")
 SPEED, BF16 = HERE / "results/benchmark.json", HERE / "results/benchmark_bf16.json"
 EXACTNESS, EXACTNESS_INT8 = HERE / "results/exactness.json", HERE / "results/exactness_int8.json"
 SHAPES = HERE / "results/shapes.json"  # models of Phi-3's shapes with random weights
+HEAD = HERE / "results/draft_head.json"  # the draft with fewer tokens to propose
 AGREEMENT = HERE / "results/agreement.json"  # of the int8 verifier with itself in float32
 BLOCKS, SPEED_FIGURE = HERE / "figures/blocks.png", HERE / "figures/speed.png"
 FLOAT32, STILL = HERE / "results/demo_float32.json", HERE / "results/still.png"
@@ -305,6 +307,40 @@ def memory_in_words() -> str:
     return "; ".join(f"{step['when']} {step['peak_bytes'] / 2**30:.2f} GiB" for step in found)
 
 
+# --- a smaller output layer of the draft ------------------------------------------------------------------------------
+
+
+def draft_head() -> str:
+    """By size of the layer: acceptance, time of a step, and what both make of the speed at the benchmark's best K."""
+    result = load(HEAD)
+    whole, rows = result["summary"][0], []
+    for found in result["summary"]:
+        cells = [f"{found['tokens']:,}", f"{found['overlap']:.4f}", f"{found['milliseconds']:.1f}"]
+        if found is not whole:
+            cells += [span(found["change"]), span(found["milliseconds_change"], 1), f"{faster(found, whole):.3f}"]
+        rows.append([*cells, *["–"] * (6 - len(cells))])
+    header = ["tokens that it can propose", "mean Σ min(p, q)", "ms a step", "change of Σ min(p, q)", "change of ms"]
+    k, prompts = best_row()["k"], whole["prompts"]
+    return (
+        f"{table([*header, f'× tokens/s at K = {k}, by formula'], rows)}\n\n{prompts} AT prompts. The first row holds all "
+        f"tokens that both vocabularies name. {hardware([result['environment']])}"
+    )
+
+
+def best_row() -> dict:
+    """The benchmark's row of the fastest draft in int8."""
+    return max((row for row in load(SPEED)["summary"] if row["peer"] == "int8"), key=lambda row: row["tokens_per_second"])
+
+
+def faster(found: dict, whole: dict) -> float:
+    """The factor in tokens a second of a smaller layer: tokens per block at independent positions, in the benchmark's time of a
+    block, from which K times the milliseconds saved are taken."""
+    row = best_row()
+    block = sum(row["seconds_per_block"].values())
+    saved = row["k"] * (whole["milliseconds"] - found["milliseconds"]) / 1000
+    return tokens_per_block(found["overlap"], row["k"]) / tokens_per_block(whole["overlap"], row["k"]) * block / (block - saved)
+
+
 # --- what int8 changes of p -------------------------------------------------------------------------------------------
 
 
@@ -578,6 +614,7 @@ OWN_PARTS: dict[str, Part] = {
     "long": long_texts,
     "llama rule": llama_rule,
     "llama memory": llama_memory,
+    "draft head": draft_head,
     "agreement": agreement,
     "agreement in words": agreement_in_words,
     "memory": memory_in_words,
