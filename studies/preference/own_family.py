@@ -11,7 +11,20 @@ from typing import TYPE_CHECKING
 
 from specdec.files import read_jsonl
 from specdec.intervals import mean_with_interval
-from specdec.report import draw_means, hardware, load, new_figure, percent, point, rate, span, table, verdict, zero_line
+from specdec.report import (
+    draw_means,
+    hardware,
+    load,
+    new_figure,
+    overlaps_of,
+    percent,
+    point,
+    rate,
+    span,
+    table,
+    verdict,
+    zero_line,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -115,15 +128,10 @@ def reading(change: dict) -> str:
 
 def apart() -> dict:
     """The difference of the two drafts' changes on the same prompts."""
-    own, usual = changes_by_prompt(OWN), changes_by_prompt(USUAL)
+    own, usual = (overlaps_of(SMALL / pair / "paired.jsonl", "at") for pair in (OWN, USUAL))
     both = sorted(own.keys() & usual.keys())
-    return mean_with_interval([own[prompt] - usual[prompt] for prompt in both], seed=42)
-
-
-def changes_by_prompt(pair: str) -> dict[str, float]:
-    """prompt → the change of its Σ min(p, q) by DPO."""
-    rows = [row for row in read_jsonl(SMALL / pair / "paired.jsonl") if "overlap" in row]
-    return {row["prompt"]: row["overlap"]["dpo"] - row["overlap"]["base"] for row in rows}
+    changes = [[of[prompt]["dpo"] - of[prompt]["base"] for prompt in both] for of in (own, usual)]
+    return mean_with_interval([one - other for one, other in zip(*changes, strict=True)], seed=42)
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

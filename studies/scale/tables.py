@@ -44,7 +44,7 @@ POSITIONS = RESULTS / "fair/positions.json"  # of the fair pair's whole training
 RANK, RANK_ROWS = (Path("studies/preference/results/small/smollm2-qwen") / name for name in ("acceptance.json", "paired.jsonl"))
 STUDY0 = Path("studies/preference/results/acceptance.json")
 LIVE, STUDY2_LIVE = RESULTS / "live/live.jsonl", Path("studies/distillation/results/live/live.jsonl")
-FIGURE = HERE / "figures/text.png"
+FIGURE, MARGINS = HERE / "figures/text.png", HERE / "figures/margins.png"
 SMALL = ("dpo_1e-5", "dpo_5e-5", "dpo_3e-4")  # 14 steps, by rate
 BY_TEXT = ("at_64", "at_125", "at_250", "at_all")  # one pass over more and more AT answers
 MORE, MORE_LIVE = "long_42", "distilled_more"  # AT and general answers; the name under which it ships
@@ -102,25 +102,15 @@ def beside_study0() -> str:
     return f"Beside study 0's draft, of another family behind two vocabularies, at the same settings: {'; '.join(said)}."
 
 
-def whole_on_the_few() -> dict:
-    """The whole DPO's change on the prompts of the small trainings."""
+def on_the_few(rows: Path, draft: str) -> dict:
+    """The change of a draft on the prompts of the small trainings, from rows that hold these prompts too."""
     few = overlaps_of(RATE_ROWS, "at")
-    found = [drafts for prompt, drafts in overlaps_of(FAIR_ROWS, "at").items() if prompt in few]
-    return mean_of([drafts["dpo"] - drafts["base"] for drafts in found])
+    found = [drafts for prompt, drafts in overlaps_of(rows, "at").items() if prompt in few and draft in drafts]
+    return mean_of([drafts[draft] - drafts["base"] for drafts in found])
 
 
-def rates() -> str:
-    """The same few steps at three rates, and the whole training, on the same prompts."""
-    report = load(RATES)
-    group = report["paired"]["at"]
-    changes = [(training(f"half_{draft}"), group["changes"][draft]) for draft in SMALL]
-    rows = []
-    for metrics, change in [*changes, (training("half_dpo"), whole_on_the_few())]:
-        step = metrics["settings"]["batch_size"] * metrics["settings"]["gradient_accumulation"]
-        margin = f"{metrics['held_out']['eval_rewards/margins']:.2f} on {metrics['rows']['held_out']}"
-        rows.append([f"{metrics['steps']} of {step}", rate(metrics), margin, str(group["prompts"]), span(change)])
-    header = ["steps of pairs", "rate", "reward margin of held-out pairs", "n", "change on AT prompts (95% interval)"]
-    return f"{table(header, rows)}\n\n{hardware(report['measured']['paired'] + load(FAIR)['measured']['paired'])}"
+def whole_on_the_few() -> dict:
+    return on_the_few(FAIR_ROWS, "dpo")
 
 
 def rates_in_words() -> str:
@@ -170,6 +160,75 @@ def kinds_in_words() -> str:
         "change; line breaks, of which the pairs have none, and stop tokens carry more than their share. "
         f"By SFT, tokens 1 to 5 of an answer change by {span(first, 3)}, tokens 141 to 200 by {span(last, 3)}."
     )
+
+
+# --- how far DPO drove a draft ----------------------------------------------------------------------------------------
+
+
+def driven() -> list[tuple[dict, dict]]:
+    """(metrics of a training by DPO, its change on the same 32 AT prompts), of both pairs, the smallest reward margin first."""
+    small = Path("studies/preference/drafts")
+    found = [(training(f"half_{draft}"), on_the_few(RATE_ROWS, draft)) for draft in SMALL]
+    found.append((training("half_dpo"), whole_on_the_few()))
+    found.append((load(Path("final_adapter/metrics.json")), on_the_few(STUDY0.with_name("paired.jsonl"), "dpo")))
+    for folder, draft in (("smollm2-qwen", "dpo"), ("smollm2-qwen_r128", "dpo_r128")):
+        found.append((load(small / folder / "metrics.json"), on_the_few(RANK_ROWS, draft)))
+    return sorted(found, key=lambda one: margin(one[0]))
+
+
+def margin(metrics: dict) -> float:
+    """The mean reward margin of the held-out pairs behind the training."""
+    return metrics["held_out"]["eval_rewards/margins"]
+
+
+def draft_of(metrics: dict) -> str:
+    return metrics["settings"]["base_model"].rpartition("/")[2]
+
+
+def margins() -> str:
+    rows = []
+    for metrics, change in driven():
+        settings = metrics["settings"]
+        step = settings["batch_size"] * settings["gradient_accumulation"]
+        cells = [str(settings["lora_r"]), f"{metrics['steps']} of {step}", rate(metrics), f"{margin(metrics):.2f}"]
+        rows.append([draft_of(metrics), *cells, str(change["prompts"]), span(change)])
+    header = ["draft", "rank", "steps of pairs", "rate", "reward margin, held out", "n", "change on AT prompts (95% interval)"]
+    measured = [load(report)["measured"]["paired"] for report in (RATES, FAIR, STUDY0, RANK)]
+    return f"{table(header, rows)}\n\n{hardware(machine for machines in measured for machine in machines)}"
+
+
+def margins_in_words() -> str:
+    from scipy.stats import spearmanr
+
+    found = driven()
+    order = spearmanr([margin(metrics) for metrics, _ in found], [change["mean"] for _, change in found]).statistic
+    (few, least), (most, fell) = found[0], min(found, key=lambda one: one[1]["mean"])
+    return (
+        f"Exploratory, over {len(found)} trainings by DPO of both drafts: the further it drove the reward margin of held-out "
+        f"pairs, the more acceptance tended to fall, by rate, steps or rank, and in either family: from {span(least)} at a "
+        f"margin of {margin(few):.2f} to {span(fell)} at {margin(most):.2f}; rank correlation {order:.2f}."
+    )
+
+
+def margins_figure() -> str:
+    said: dict[str, list[str]] = {}
+    for metrics, change in driven():
+        said.setdefault(draft_of(metrics), []).append(f"{margin(metrics):.1f} {span(change)}")
+    words = "; ".join(f"{draft}: {', '.join(points)}" for draft, points in said.items())
+    return picture(MARGINS, OWN, f"Change of mean Σ min(p, q) on AT prompts by the reward margin that DPO reached. {words}.")
+
+
+def draw_margins() -> Figure:
+    figure, (panel,) = new_figure(6.5, 3.5)
+    drafts: dict[str, list[tuple[dict, dict]]] = {}
+    for metrics, change in driven():
+        drafts.setdefault(draft_of(metrics), []).append((metrics, change))
+    for number, (draft, found) in enumerate(drafts.items()):
+        draw_means(panel, [margin(metrics) for metrics, _ in found], [change for _, change in found], number, draft)
+    zero_line(panel, horizontal=True)
+    panel.set(xlabel="reward margin of held-out pairs after DPO", ylabel="change against the base draft")
+    panel.legend()
+    return figure
 
 
 # --- rank -------------------------------------------------------------------------------------------------------------
@@ -360,7 +419,9 @@ OWN_PARTS: dict[str, Part] = {
     "steps or rate": steps_or_rate,
     "kinds in words": kinds_in_words,
     "kinds": kinds,
-    "rates": rates,
+    "margins": margins,
+    "margins in words": margins_in_words,
+    "figure margins": margins_figure,
     "rank": rank,
     "text": text,
     "figure text": lambda: picture(FIGURE, OWN, figure_words()),
@@ -372,7 +433,7 @@ PAGES: dict[Path, dict[str, Part]] = {OWN: OWN_PARTS, FRONT: {"row scale": row}}
 
 
 def main() -> int:
-    return run_pages(__doc__, PAGES, {FIGURE: draw_text})
+    return run_pages(__doc__, PAGES, {FIGURE: draw_text, MARGINS: draw_margins})
 
 
 if __name__ == "__main__":
