@@ -9,18 +9,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from specdec.comparison import LIVE_KEYS, Measured, live_means
 from specdec.files import read_jsonl
 from specdec.intervals import mean_with_interval
 from specdec.report import (
     draw_means,
     hardware,
     load,
+    mean_of,
     new_figure,
     overlaps_of,
     percent,
     point,
     rate,
     span,
+    speed_verdict,
     table,
     verdict,
     zero_line,
@@ -132,6 +135,44 @@ def apart() -> dict:
     both = sorted(own.keys() & usual.keys())
     changes = [[of[prompt]["dpo"] - of[prompt]["base"] for prompt in both] for of in (own, usual)]
     return mean_with_interval([one - other for one, other in zip(*changes, strict=True)], seed=42)
+
+
+# --- live, and what it writes -----------------------------------------------------------------------------------------
+
+
+def live() -> str:
+    """The test of the live runs, by its rule; a prompt's value is the mean over its random seeds."""
+    found = Measured(SMALL / "live/live.jsonl", LIVE_KEYS)
+    if not found.rows:
+        raise FileNotFoundError(2, "not measured", str(found.file))
+    kept = [of for _, of in live_means(found.rows, "acceptance_rate")]
+    speed = [of for _, of in live_means(found.rows, "tokens_per_second")]
+    change = mean_of([of["dpo"] - of["base"] for of in kept])
+    ratio = mean_of([of["dpo"] / of["base"] for of in speed])
+    base, dpo = (sum(of[draft] for of in kept) / len(kept) for draft in ("base", "dpo"))
+    seeds, k = len({row["seed"] for row in found.rows}), found.conditions["k"]
+    return (
+        f"**Live, DPO {verdict(change)} accepted/drafted, and it {speed_verdict(ratio)}:** in int8 at K = {k}, {base:.3f} → "
+        f"{dpo:.3f}, {span(change, 3)}, and {span(ratio, 3, sign='')} times the tokens a second, on {change['prompts']} "
+        f"prompts at {seeds} random seeds. {hardware(found.environments())}"
+    )
+
+
+def texts() -> str:
+    """The answers of base and tuned draft to held-out prompts, as a person would read them."""
+    result = load(SMALL / OWN / "trained_model.json")
+    parts = []
+    for found in result["texts"]:
+        parts.append(f"**{found['prompt']}**")
+        parts += [f"{name}:\n\n{quoted(found[key])}" for name, key in (("base", "base"), ("after DPO", "tuned"))]
+    tokens = result["conditions"]["max_new_tokens"]
+    parts.append(f"Greedy, cut at {tokens} tokens. {hardware([result['environment']])}")
+    return "\n\n".join(parts)
+
+
+def quoted(text: str) -> str:
+    """As a Markdown quotation, in which the text's own Markdown is shown, not carried out."""
+    return "\n".join(f">     {line}".rstrip() for line in text.splitlines())
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

@@ -669,6 +669,8 @@ OWN_PARTS: dict[str, Part] = {
     "own family, budget": own_family.budget,
     "own family in words": own_family.decision,
     "own family, whole": own_family.whole,
+    "own family, live": own_family.live,
+    "own family, texts": own_family.texts,
     "own family, kinds in words": own_family.kinds_in_words,
     "own family": own_family.results,
     "own family, by k": own_family.tokens_by_k,

@@ -255,6 +255,14 @@ def rank() -> str:
     )
 
 
+def rank_in_short() -> str:
+    """For the front page; nothing before it is measured."""
+    group = load(RANK)["paired"]["at"]
+    if "dpo_r128" not in group["changes"]:
+        return ""
+    return f"; a small one of SmolLM2 at rank 128 {span(group['changes']['dpo_r128'])} on {group['prompts']}"
+
+
 # --- more text --------------------------------------------------------------------------------------------------------
 
 
@@ -409,6 +417,7 @@ def row() -> str:
         f"{answers(text, MORE):,} answers of the verifier {verdict(change)} SmolLM2's mean Σ min(p, q), {span(change)} on "
         f"{group['prompts']} AT prompts{live_in_short()}. A whole DPO of a draft of the verifier's own family: "
         f"{fair['means']['base']:.4f} → {fair['means']['dpo']:.4f} on {fair['prompts']}, {span(fair['changes']['dpo'])}"
+        f"{rank_in_short()}"
     )
 
 
