@@ -62,19 +62,28 @@ def mean_of(values: list[float]) -> dict:
     return {"prompts": len(values), **mean_with_interval(values, seed=42)}
 
 
+def live_values(file: Path, value: Callable[[dict], float]) -> tuple[list[dict], dict[tuple[str, str], dict[str, float]]]:
+    """The header rows; and (domain, prompt) → draft → mean over the random seeds of `value` of a row of `live`."""
+    headers: list[dict] = []
+    found: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for row in read_jsonl(file):
+        if "conditions" in row:
+            headers.append(row)
+        else:
+            found.setdefault((row["domain"], row["prompt"]), {}).setdefault(row["draft"], []).append(value(row))
+    means = {}
+    for prompt, drafts in found.items():
+        means[prompt] = {draft: sum(values) / len(values) for draft, values in drafts.items()}
+    return headers, means
+
+
 def live_pairs(file: Path, draft: str) -> tuple[list[dict], dict[tuple[str, str], tuple[float, float]]]:
     """The header rows; and (domain, prompt) → (seconds a token with the base draft, with `draft`), of rows of `live`.
 
     Raises:
         FileNotFoundError: not measured.
     """
-    headers: list[dict] = []
-    seconds: dict[tuple[str, str], dict[str, float]] = {}
-    for row in read_jsonl(file):
-        if "conditions" in row:
-            headers.append(row)
-        else:
-            seconds.setdefault((row["domain"], row["prompt"]), {})[row["draft"]] = row["seconds"] / row["tokens"]
+    headers, seconds = live_values(file, lambda row: row["seconds"] / row["tokens"])
     both = {prompt: found for prompt, found in seconds.items() if {"base", draft} <= found.keys()}
     return headers, {prompt: (found["base"], found[draft]) for prompt, found in both.items()}
 

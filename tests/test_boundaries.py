@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = {path.stem for path in ROOT.glob("*.py")}
 ALGORITHM = "speculative_decode"
 LIGHT = {f"specdec.{name}" for name in ("files", "terminal", "report", "trace", "theory", "intervals")}  # without torch
-PAGES = ("tables", "speed", "own_family")  # the modules of a study that fill its page
+PAGES = ("tables", "speed", "own_family", "small_tests")  # the modules of a study that fill its page
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes"}
 ASK_DOMAINS = {
     "data_generation",

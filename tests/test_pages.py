@@ -275,6 +275,28 @@ def test_settings_of_the_fair_pair_are_those_of_its_training(tree):
     assert "| seconds | 4,321 |" in table and "| largest memory, GiB | 5.0 |" in table
 
 
+@pytest.mark.parametrize(
+    "kept, speed, said",
+    [
+        (-0.1, 0.8, "lowered accepted/drafted, and it makes decoding slower"),
+        (0.1, 1.2, "raised accepted/drafted, and it makes"),
+    ],
+)
+def test_live_runs_of_the_fair_pair_are_means_over_random_seeds(tmp_path, monkeypatch, kept, speed, said):
+    own_family = tables_of("preference").own_family
+    rows: list[dict] = [{"run_id": "r", "command": "", "conditions": {"k": 4}, "environment": None}]
+    for prompt, seed in itertools.product(range(3), (42, 43)):
+        run = {"prompt": str(prompt), "domain": "at", "seed": seed}
+        rows.append({**run, "draft": "base", "acceptance_rate": 0.5 + 0.01 * seed, "tokens_per_second": 5.0})
+        tuned = {"acceptance_rate": 0.5 + 0.01 * seed + kept + 0.001 * prompt, "tokens_per_second": 5.0 * speed + 0.01 * prompt}
+        rows.append({**run, "draft": "dpo", **tuned})
+    file = tmp_path / "live.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(own_family, "LIVE", file)
+    shown = own_family.live()
+    assert said in shown and "on 3 prompts at 2 random seeds" in shown and f"0.925 → {0.925 + kept + 0.001:.3f}" in shown
+
+
 # --- the page for a GPU machine ---------------------------------------------------------------------------------------
 
 

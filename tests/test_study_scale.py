@@ -87,3 +87,20 @@ def test_live_rows_are_compared_prompt_by_prompt(tmp_path, monkeypatch, speeds, 
     assert more["mean"] == pytest.approx(sum(speeds) / 4 - sum(earlier[:4]) / 4)
     assert said in tables.live() and worth in tables.live()
     assert f"{sum(speeds) / 4:.3f}" in tables.live_in_short()
+
+
+@pytest.mark.parametrize(
+    "low, high, said",
+    [(-0.02, -0.01, "hides part of the fall"), (0.01, 0.02, "does not hide it"), (-0.01, 0.01, "was not shown to hide any")],
+)
+def test_the_rank_is_read_as_the_interval_between_the_two_says(monkeypatch, low, high, said):
+    monkeypatch.setattr(tables, "difference", lambda *_: {"mean": (low + high) / 2, "interval": [low, high]})
+    assert f"study 0's rank {said}" in tables.rank()
+
+
+def test_margins_stand_in_order_and_all_on_the_same_prompts():
+    found = tables.driven()
+    margins = [tables.margin(metrics) for metrics, _ in found]
+    assert margins == sorted(margins) and {change["prompts"] for _, change in found} == {32}
+    assert {tables.draft_of(metrics) for metrics, _ in found} == {"Qwen2.5-Coder-0.5B-Instruct", "SmolLM2-135M-Instruct"}
+    assert len(tables.margins().splitlines()) == len(found) + 4 and len(found) > 5

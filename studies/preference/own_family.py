@@ -9,12 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from specdec.comparison import LIVE_KEYS, Measured, live_means
 from specdec.files import read_jsonl
 from specdec.intervals import mean_with_interval
 from specdec.report import (
     draw_means,
     hardware,
+    live_values,
     load,
     mean_of,
     new_figure,
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SMALL = Path("studies/preference/results/small")
+LIVE = SMALL / "live/live.jsonl"  # the own family's draft
 OWN, USUAL = "qwen-coder", "smollm2-qwen"  # the pairs: of the verifier's own family, and the usual one
 PAIRS = Path("dpo_clean.jsonl")
 WHOLE = Path("final_adapter/metrics.json")  # of the training at the paper's settings
@@ -141,20 +142,17 @@ def apart() -> dict:
 
 
 def live() -> str:
-    """The test of the live runs, by its rule; a prompt's value is the mean over its random seeds."""
-    found = Measured(SMALL / "live/live.jsonl", LIVE_KEYS)
-    if not found.rows:
-        raise FileNotFoundError(2, "not measured", str(found.file))
-    kept = [of for _, of in live_means(found.rows, "acceptance_rate")]
-    speed = [of for _, of in live_means(found.rows, "tokens_per_second")]
-    change = mean_of([of["dpo"] - of["base"] for of in kept])
-    ratio = mean_of([of["dpo"] / of["base"] for of in speed])
-    base, dpo = (sum(of[draft] for of in kept) / len(kept) for draft in ("base", "dpo"))
-    seeds, k = len({row["seed"] for row in found.rows}), found.conditions["k"]
+    """The test of the live runs, by its rule."""
+    headers, rates = live_values(LIVE, lambda row: row["acceptance_rate"])
+    _, speeds = live_values(LIVE, lambda row: row["tokens_per_second"])
+    change = mean_of([of["dpo"] - of["base"] for of in rates.values()])
+    ratio = mean_of([of["dpo"] / of["base"] for of in speeds.values()])
+    base, dpo = (mean_of([of[draft] for of in rates.values()])["mean"] for draft in ("base", "dpo"))
+    seeds, k = len({row["seed"] for row in read_jsonl(LIVE) if "seed" in row}), headers[0]["conditions"]["k"]
     return (
         f"**Live, DPO {verdict(change)} accepted/drafted, and it {speed_verdict(ratio)}:** in int8 at K = {k}, {base:.3f} → "
         f"{dpo:.3f}, {span(change, 3)}, and {span(ratio, 3, sign='')} times the tokens a second, on {change['prompts']} "
-        f"prompts at {seeds} random seeds. {hardware(found.environments())}"
+        f"prompts at {seeds} random seeds. {hardware(header['environment'] for header in headers)}"
     )
 
 
