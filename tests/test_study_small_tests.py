@@ -76,7 +76,7 @@ def test_every_rate_stands_in_the_table_and_the_better_one_is_measured(results, 
         ["| rank 256", "1e-3"],
         ["| all weights", "1e-3"],
     ]
-    assert "not measured" in lines[3] and "+0.0400" in lines[2] and "0.5900" in lines[3]
+    assert lines[3].endswith("| 0.5900 | – | – | – |") and "+0.0400" in lines[2]
 
 
 @pytest.mark.parametrize("mixed, said", [(0.06, "is worth its time"), (0.02, "is not worth its time"), (0.05, "is not worth")])
@@ -91,7 +91,7 @@ def test_mixed_text_is_worth_its_time_only_above_the_verifiers_alone(results, mi
     "after, costs, back", [(0.01, "costs what", "takes some"), (0.06, "was not shown to cost", "takes some")]
 )
 def test_both_orders(results, after, costs, back):
-    results({"after_dpo": about(after), "rank_16": [0.04] * 3, "dpo": about(-0.01), "distilled": about(0.06)})
+    results({"after_dpo": about(after), "rank_16_1e-3": [0.04] * 3, "dpo": about(-0.01)})
     found = small_tests.order_in_words()
     assert f"DPO {costs}" in found and f"DPO after distillation {back}" in found
     assert f"{after + 0.01:+.4f}" in found, "against the adapter that it started from"

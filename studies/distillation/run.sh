@@ -65,7 +65,7 @@ print(max(sys.argv[1:], key=lambda arm: json.load(open(f"{arm}/metrics.json"))["
 }
 paired --prompts domains/at.jsonl --drafts base rank_16=$(better $arms/rank_16_1e-3 $arms/rank_16_3e-3) rank_256=$arms/rank_256 \
   all_weights=$(better $arms/all_weights_1e-4 $arms/all_weights_3e-4) seed_43=$arms/seed_43 after_dpo=$arms/after_dpo \
-  mixed_32=$arms/mixed_32
+  mixed_32=$arms/mixed_32 rank_16_1e-3=$arms/rank_16_1e-3
 python evaluate_acceptance.py report --results-dir $results --per-type 8 --prompts $both
 
 # --- DPO of the draft that ships, at study 0's small budget: its base is that draft, merged (10 minutes, 3 to measure) ---

@@ -15,8 +15,9 @@ RESULTS, ARMS = Path("studies/distillation/results"), Path("studies/distillation
 REPORT, ROWS = RESULTS / "acceptance.json", RESULTS / "paired.jsonl"
 REFERENCE = "tvdpp_position"
 CAPACITY = {"rank_16": "rank 16", "rank_256": "rank 256", "all_weights": "all weights"}  # as measured, as a page calls them
+SMALLEST = "rank_16"
 OFFLINE, ONLINE, MIXED = "tvdpp_position_32", "tvdpp_position_32_online", "mixed_32"  # the same prompts, as many steps
-AFTER_DPO, FRESH, DPO, SHIPS = "after_dpo", "rank_16", "dpo", "distilled"
+AFTER_DPO, FRESH, DPO = "after_dpo", "rank_16_1e-3", "dpo"  # the first two of one rank, scale and rate
 SEED = "seed_43"
 TAKEN_BACK = RESULTS / "dpo_of_distilled"  # DPO of the merged `distilled`, which is `base` there
 
@@ -42,23 +43,27 @@ def training(report: dict, draft: str) -> dict:
 
 
 def capacity() -> str:
-    """Every size that was trained, at every rate: held out; and of each the better one on the test prompts."""
+    """Every size that was trained, at every rate: held out; and on the test prompts what was measured there."""
     report = measured(REFERENCE, *CAPACITY)
-    changes, rows, machines = report["paired"]["at"]["changes"], [], []
-    for draft, words in {"rank_16": "rank 16", REFERENCE: "rank 128", **CAPACITY}.items():
-        taken = Path(report["drafts"][draft]["path"])
-        for folder in rivals(taken):
+    changes = report["paired"]["at"]["changes"]
+    names = {Path(report["drafts"][draft]["path"]): draft for draft in changes}
+    rows, machines = [], []
+    for draft, words in {SMALLEST: CAPACITY[SMALLEST], REFERENCE: "rank 128", **CAPACITY}.items():
+        for folder in rivals(Path(report["drafts"][draft]["path"])):
             metrics = load(folder / "metrics.json")
             cells = [words, rate(metrics), f"{metrics['held_out_overlap']['after']:.4f}"]
-            if folder == taken:
-                behind = "–" if draft == REFERENCE else span(apart(draft, REFERENCE))
-                cells += [f"{changes[draft]['mean']:+.4f}", interval(changes[draft]), behind]
-            else:
-                cells += ["not measured", "–", "–"]
-            rows.append(cells)
+            rows.append([*cells, *on_test_prompts(names.get(folder), changes)])
             machines.append(metrics["environment"])
     header = ["what is trained", "rate", "held-out Σ min(p, q)", "change on AT prompts", "95% interval", "against rank 128"]
     return f"{table(header, rows)}\n\n{hardware(machines)}"
+
+
+def on_test_prompts(draft: str | None, changes: dict[str, dict]) -> list[str]:
+    """Its change, the interval, and how far it is from the reference; None is a training that was not measured there."""
+    if draft is None:
+        return ["–", "–", "–"]
+    behind = "–" if draft == REFERENCE else span(apart(draft, REFERENCE))
+    return [f"{changes[draft]['mean']:+.4f}", interval(changes[draft]), behind]
 
 
 def rivals(taken: Path) -> list[Path]:
@@ -73,10 +78,9 @@ def capacity_in_words() -> str:
     """The page's test of capacity, by its rule."""
     report = measured(REFERENCE, *CAPACITY)
     found = {draft: apart(draft, REFERENCE) for draft in CAPACITY}
-    more = [draft for draft in CAPACITY if draft != FRESH]
-    binds = [CAPACITY[draft] for draft in more if verdict(found[draft]) == "raised"]
+    binds = [words for draft, words in CAPACITY.items() if draft != SMALLEST and verdict(found[draft]) == "raised"]
     said = f"capacity binds at this budget: {' and '.join(binds)}" if binds else "capacity does not bind at this budget"
-    small = "too small" if verdict(found[FRESH]) == "lowered" else "not shown to be too small"
+    small = "too small" if verdict(found[SMALLEST]) == "lowered" else "not shown to be too small"
     against = "; ".join(f"{words} {span(found[draft])}" for draft, words in CAPACITY.items())
     answers = report["drafts"][REFERENCE]["answers"]
     return f"**Capacity: {said}; rank 16 is {small}.** Against rank 128, from the same {answers} answers: {against}."
@@ -102,7 +106,7 @@ def mixed_in_words() -> str:
 
 def order_in_words() -> str:
     """Both orders, by the page's rule."""
-    report = measured(AFTER_DPO, FRESH, DPO, SHIPS)
+    report = measured(AFTER_DPO, FRESH, DPO)
     cost = apart(AFTER_DPO, FRESH)
     costs = "costs what distillation gives" if verdict(cost) == "lowered" else "was not shown to cost what distillation gives"
     return (
