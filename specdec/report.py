@@ -62,15 +62,20 @@ def mean_of(values: list[float]) -> dict:
     return {"prompts": len(values), **mean_with_interval(values, seed=42)}
 
 
-def live_values(file: Path, value: Callable[[dict], float]) -> tuple[list[dict], dict[tuple[str, str], dict[str, float]]]:
-    """The header rows; and (domain, prompt) → draft → mean over the random seeds of `value` of a row of `live`."""
+def live_values(
+    file: Path, value: Callable[[dict], float | None]
+) -> tuple[list[dict], dict[tuple[str, str], dict[str, float]]]:
+    """The header rows; and (domain, prompt) → draft → mean over the random seeds of `value` of a row of `live`.
+
+    A row whose value is None, as the rate of a text in which nothing was drafted, is left out.
+    """
     headers: list[dict] = []
     found: dict[tuple[str, str], dict[str, list[float]]] = {}
     for row in read_jsonl(file):
         if "conditions" in row:
             headers.append(row)
-        else:
-            found.setdefault((row["domain"], row["prompt"]), {}).setdefault(row["draft"], []).append(value(row))
+        elif (of_row := value(row)) is not None:
+            found.setdefault((row["domain"], row["prompt"]), {}).setdefault(row["draft"], []).append(of_row)
     means = {}
     for prompt, drafts in found.items():
         means[prompt] = {draft: sum(values) / len(values) for draft, values in drafts.items()}
@@ -115,6 +120,16 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 def rate(metrics: dict) -> str:
     """The learning rate of a training, as `5e-5`."""
     return f"{metrics['settings']['learning_rate']:.0e}".replace("e-0", "e-")
+
+
+def step_of(metrics: dict) -> int:
+    """Pairs in an optimizer step of a training by train_dpo.py."""
+    return metrics["settings"]["batch_size"] * metrics["settings"]["gradient_accumulation"]
+
+
+def base_draft(metrics: dict) -> str:
+    """The draft that a training by train_dpo.py began with, without its owner's name."""
+    return metrics["settings"]["base_model"].rpartition("/")[2]
 
 
 def percent(value: float | None) -> str:

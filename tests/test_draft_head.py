@@ -23,25 +23,32 @@ def test_the_stop_token_then_the_most_frequent_then_the_lowest_ids():
 def test_the_summary_is_paired_by_prompt_and_by_round():
     rows = [{"overlap": {5: 0.6, 2: 0.5}}, {"overlap": {5: 0.8, 2: 0.75}}]
     whole, smaller = command.summary(rows, {5: [0.020, 0.030, 0.022], 2: [0.015, 0.024, 0.016]}, seed=42)
-    assert whole["tokens"] == 5 and whole["change"]["mean"] == 0 and whole["milliseconds"] == pytest.approx(22)
+    assert whole["tokens"] == 5 and whole["change"]["mean"] == 0 and whole["milliseconds"] == pytest.approx(24)
     assert smaller["overlap"] == pytest.approx(0.625)
     assert smaller["change"] == mean_with_interval([0.5 - 0.6, 0.75 - 0.8], 42)
-    assert smaller["milliseconds"] == pytest.approx(16) and smaller["milliseconds_change"]["mean"] == pytest.approx(-17 / 3)
+    assert smaller["milliseconds"] == pytest.approx(55 / 3) and smaller["milliseconds_change"]["mean"] == pytest.approx(-17 / 3)
 
 
 def test_what_both_make_of_the_speed(tmp_path, monkeypatch):
     """A block of 100 ms at K = 2: 10 ms saved a step, and 1 + α + α² tokens."""
     row = {
         "peer": "int8",
+        "draft": "tuned",
         "k": 2,
         "tokens_per_second": 5.0,
         "seconds_per_block": {"draft": 0.04, "verify": 0.05, "other": 0.01},
     }
-    slower = {**row, "k": 4, "tokens_per_second": 4.0}
-    file = tmp_path / "benchmark.json"
-    file.write_text(json.dumps({"summary": [slower, row, {**row, "peer": "llama.cpp", "tokens_per_second": 9.0}]}))
-    monkeypatch.setattr(tables, "SPEED", file)
-    whole, smaller = {"overlap": 0.5, "milliseconds": 20.0}, {"overlap": 0.4, "milliseconds": 10.0}
+    others = [{**row, "k": 4, "tokens_per_second": 4.0}, {**row, "peer": "llama.cpp", "tokens_per_second": 9.0}]
+    others.append({**row, "draft": "base", "tokens_per_second": 6.0})
+    for name, result in (
+        ("SPEED", {"conditions": {"drafts": {"base": None, "tuned": "adapters/tuned"}}, "summary": [*others, row]}),
+        ("HEAD", {"conditions": {"adapter": "adapters/tuned"}}),
+    ):
+        file = tmp_path / f"{name}.json"
+        file.write_text(json.dumps(result))
+        monkeypatch.setattr(tables, name, file)
+    whole = {"overlap": 0.5, "milliseconds_change": {"mean": 0.0}}
+    smaller = {"overlap": 0.4, "milliseconds_change": {"mean": -10.0}}
     assert tables.faster(smaller, whole) == pytest.approx((1 + 0.4 + 0.16) / (1 + 0.5 + 0.25) * 100 / 80)
     assert tables.faster(whole, whole) == 1
 

@@ -295,6 +295,21 @@ def test_live_runs_of_the_fair_pair_are_means_over_random_seeds(tmp_path, monkey
     monkeypatch.setattr(own_family, "LIVE", file)
     shown = own_family.live()
     assert said in shown and "on 3 prompts at 2 random seeds" in shown and f"0.925 → {0.925 + kept + 0.001:.3f}" in shown
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows[:-1]))
+    with pytest.raises(FileNotFoundError):
+        own_family.live()  # a run in progress
+
+
+def test_answers_are_quoted_as_they_stand(tmp_path, monkeypatch):
+    own_family = tables_of("preference").own_family
+    monkeypatch.setattr(own_family, "SMALL", tmp_path)
+    texts = [{"prompt": "Which one?", "base": "- **This** one\n\n| a | b |", "tuned": "That one"}]
+    (tmp_path / own_family.OWN).mkdir()
+    result = {"texts": texts, "conditions": {"max_new_tokens": 7}, "environment": None}
+    (tmp_path / own_family.OWN / "trained_model.json").write_text(json.dumps(result))
+    shown = own_family.texts()
+    assert ">     - **This** one\n>\n>     | a | b |" in shown and "Greedy, cut at 7 tokens" in shown
+    assert shown.index("This") < shown.index("after DPO") < shown.index("That one")
 
 
 # --- the page for a GPU machine ---------------------------------------------------------------------------------------

@@ -102,5 +102,5 @@ def test_margins_stand_in_order_and_all_on_the_same_prompts():
     found = tables.driven()
     margins = [tables.margin(metrics) for metrics, _ in found]
     assert margins == sorted(margins) and {change["prompts"] for _, change in found} == {32}
-    assert {tables.draft_of(metrics) for metrics, _ in found} == {"Qwen2.5-Coder-0.5B-Instruct", "SmolLM2-135M-Instruct"}
+    assert {tables.base_draft(metrics) for metrics, _ in found} == {"Qwen2.5-Coder-0.5B-Instruct", "SmolLM2-135M-Instruct"}
     assert len(tables.margins().splitlines()) == len(found) + 4 and len(found) > 5

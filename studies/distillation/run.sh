@@ -37,7 +37,7 @@ train_on $chosen $arms/nll_chosen --loss nll
 train_on $chosen $arms/tvdpp_position_chosen --loss tvdpp_position
 
 # --- capacity, each at its better rate; another random seed; the draft's own text and the verifier's in turn; after study 0's DPO
-# (4 minutes each, in turn 10). --keep-rank: all weights are written as the nearest adapter of rank 128 ---
+# (4 minutes each, in turn 10). --all-weights writes the nearest adapter of rank 128 ---
 small="--loss tvdpp_position --limit 64 --eval-steps 8"
 for rate in 1e-3 3e-3; do train $arms/rank_16_$rate $small --lora-r 16 --lora-alpha 32 --learning-rate $rate; done
 train $arms/rank_256 $small --lora-r 256
@@ -63,9 +63,10 @@ better() { # of two arms, the one that is better on held-out answers
   python -c 'import json, sys
 print(max(sys.argv[1:], key=lambda arm: json.load(open(f"{arm}/metrics.json"))["held_out_overlap"]["after"]))' "$@"
 }
-paired --prompts domains/at.jsonl --drafts base rank_16=$(better $arms/rank_16_1e-3 $arms/rank_16_3e-3) rank_256=$arms/rank_256 \
-  all_weights=$(better $arms/all_weights_1e-4 $arms/all_weights_3e-4) seed_43=$arms/seed_43 after_dpo=$arms/after_dpo \
-  mixed_32=$arms/mixed_32 rank_16_1e-3=$arms/rank_16_1e-3
+rank_16=$(better $arms/rank_16_1e-3 $arms/rank_16_3e-3)
+all_weights=$(better $arms/all_weights_1e-4 $arms/all_weights_3e-4)
+paired --prompts domains/at.jsonl --drafts base rank_16=$rank_16 rank_256=$arms/rank_256 all_weights=$all_weights \
+  seed_43=$arms/seed_43 after_dpo=$arms/after_dpo mixed_32=$arms/mixed_32 rank_16_1e-3=$arms/rank_16_1e-3
 python evaluate_acceptance.py report --results-dir $results --per-type 8 --prompts $both
 
 # --- DPO of the draft that ships, at study 0's small budget: its base is that draft, merged (10 minutes, 3 to measure) ---

@@ -576,15 +576,16 @@ def temperature_table() -> str:
 
 
 def temperatures() -> str:
-    """In words: does the gain hold at temperatures that the draft did not learn at?"""
+    """In words: does the gain hold, in each domain, at temperatures that the draft did not learn at?"""
     draft, found = shipped_draft(), by_temperature()
     learnt_at = load(REPORT)["drafts"][draft]["temperature"]
     said = []
     for temperature, report in found.items():
-        if temperature != learnt_at:
-            group = report["paired"]["at"]
+        for domain in LEARNT if temperature != learnt_at else ():
+            group = report["paired"][domain]
             change = group["changes"][draft]
-            said.append(f"at {temperature:g} it {verdict(change)} acceptance on {group['prompts']} AT prompts, {span(change)}")
+            holds = {"raised": "the gain holds", "lowered": "it is a loss"}.get(verdict(change), "it is not shown to hold")
+            said.append(f"at {temperature:g} {holds} on {group['prompts']} {DOMAINS[domain]} prompts, {span(change)}")
     if not said:
         return f"The draft learnt from answers at temperature {learnt_at:g}, and nothing is claimed of any other."
     return f"The draft learnt from answers at temperature {learnt_at:g}; {'; '.join(said)}."

@@ -57,7 +57,7 @@ def by_frequency(engine: Engine, answers: list[dict]) -> list[int]:
     """The draft's ids of all shared tokens, as a smaller layer keeps them from the front.
 
     Those of `answers`, the most frequent first, then the others by id, which a BPE tokenizer gives by the frequency of its own
-    training text; before them all the stop tokens, for a draft without them could not end a text.
+    training text; before them all the stop tokens, for a draft without them could never propose the end.
     """
     known = dict(zip(engine.shared.verifier_ids, engine.shared.draft_ids, strict=True))
     counts = Counter(known[token] for row in answers for token in row["token_ids"] if token in known)
@@ -116,7 +116,7 @@ def summary(rows: list[dict], seconds: dict[int, list[float]], seed: int) -> lis
                 "prompts": len(rows),
                 "overlap": sum(row["overlap"][size] for row in rows) / len(rows),
                 "change": mean_with_interval(changes, seed),
-                "milliseconds": median(of_size) * 1000,
+                "milliseconds": sum(of_size) / len(of_size) * 1000,
                 "milliseconds_change": mean_with_interval(saved, seed),
             }
         )

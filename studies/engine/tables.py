@@ -328,8 +328,13 @@ def draft_head() -> str:
 
 
 def best_row() -> dict:
-    """The benchmark's row of the fastest draft in int8."""
-    return max((row for row in load(SPEED)["summary"] if row["peer"] == "int8"), key=lambda row: row["tokens_per_second"])
+    """The benchmark's row in int8 of the draft that was cut, at its fastest K."""
+    adapter, benchmark = load(HEAD)["conditions"]["adapter"], load(SPEED)
+    drafts = [name for name, path in benchmark["conditions"]["drafts"].items() if path == adapter]
+    rows = [row for row in benchmark["summary"] if row["peer"] == "int8" and row["draft"] in drafts]
+    if not rows:
+        raise FileNotFoundError(2, f"not measured with {adapter}", str(SPEED))
+    return max(rows, key=lambda row: row["tokens_per_second"])
 
 
 def faster(found: dict, whole: dict) -> float:
@@ -337,7 +342,7 @@ def faster(found: dict, whole: dict) -> float:
     block, from which K times the milliseconds saved are taken."""
     row = best_row()
     block = sum(row["seconds_per_block"].values())
-    saved = row["k"] * (whole["milliseconds"] - found["milliseconds"]) / 1000
+    saved = -row["k"] * found["milliseconds_change"]["mean"] / 1000
     return tokens_per_block(found["overlap"], row["k"]) / tokens_per_block(whole["overlap"], row["k"]) * block / (block - saved)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from specdec.files import read_jsonl
 from specdec.intervals import mean_with_interval
 from specdec.report import (
+    base_draft,
     draw_means,
     hardware,
     live_values,
@@ -24,6 +25,7 @@ from specdec.report import (
     rate,
     span,
     speed_verdict,
+    step_of,
     table,
     verdict,
     zero_line,
@@ -78,11 +80,6 @@ def by(change: dict, what: str = "it") -> str:
         return f"{verdict(change)} {what}, {span(change)}"
     low, high = sorted(abs(bound) for bound in change["interval"])
     return f"{verdict(change)} {what} by {abs(change['mean']):.4f} ({low:.4f} to {high:.4f})"
-
-
-def step_of(metrics: dict) -> int:
-    """Pairs in an optimizer step."""
-    return metrics["settings"]["batch_size"] * metrics["settings"]["gradient_accumulation"]
 
 
 def steps(metrics: dict) -> str:
@@ -142,17 +139,21 @@ def apart() -> dict:
 
 
 def live() -> str:
-    """The test of the live runs, by its rule."""
+    """The test of the live runs, by its rule; nothing before all of them are there."""
     headers, rates = live_values(LIVE, lambda row: row["acceptance_rate"])
     _, speeds = live_values(LIVE, lambda row: row["tokens_per_second"])
+    runs = [(row["prompt"], row["draft"], row["seed"]) for row in read_jsonl(LIVE) if "seed" in row]
+    seeds = {seed for _, _, seed in runs}
+    if len(runs) < len(speeds) * len(seeds) * 2:
+        raise FileNotFoundError(2, "not measured whole", str(LIVE))
     change = mean_of([of["dpo"] - of["base"] for of in rates.values()])
     ratio = mean_of([of["dpo"] / of["base"] for of in speeds.values()])
     base, dpo = (mean_of([of[draft] for of in rates.values()])["mean"] for draft in ("base", "dpo"))
-    seeds, k = len({row["seed"] for row in read_jsonl(LIVE) if "seed" in row}), headers[0]["conditions"]["k"]
     return (
-        f"**Live, DPO {verdict(change)} accepted/drafted, and it {speed_verdict(ratio)}:** in int8 at K = {k}, {base:.3f} → "
-        f"{dpo:.3f}, {span(change, 3)}, and {span(ratio, 3, sign='')} times the tokens a second, on {change['prompts']} "
-        f"prompts at {seeds} random seeds. {hardware(header['environment'] for header in headers)}"
+        f"**Live, DPO {verdict(change)} accepted/drafted, and it {speed_verdict(ratio)}:** in int8 at K = "
+        f"{headers[0]['conditions']['k']}, {base:.3f} → {dpo:.3f}, {span(change, 3)}, and {span(ratio, 3, sign='')} times the "
+        f"tokens a second, on {change['prompts']} prompts at {len(seeds)} random seeds. "
+        f"{hardware(header['environment'] for header in headers)}"
     )
 
 
@@ -211,7 +212,7 @@ def training_table() -> str:
     """The two small trainings beside the one at the paper's settings."""
     found = {f"{draft}, small": metrics for draft, metrics in trainings().items()}
     whole = load(WHOLE)
-    found[f"{whole['settings']['base_model'].rpartition('/')[2]}, the paper's settings"] = whole
+    found[f"{base_draft(whole)}, the paper's settings"] = whole
     memory = [(of["peak_memory_bytes"]["gpu"] or of["peak_memory_bytes"]["resident"]) / 2**30 for of in found.values()]
     rows = [
         ["pairs trained on / held out", *(f"{of['rows']['train']} / {of['rows']['held_out']}" for of in found.values())],

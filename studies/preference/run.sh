@@ -51,6 +51,14 @@ small() { # PAIR: the same training and the same 32 prompts
 small smollm2-qwen
 small qwen-coder
 
+# rank 128 and scale 2, beside the first of these (10 minutes, 4 to measure), for studies/scale
+beside=$results/small/smollm2-qwen rank=studies/preference/drafts/smollm2-qwen_r128
+[ -e $rank/metrics.json ] || python train_dpo.py --pair smollm2-qwen --limit 112 --eval-fraction 0.01 --epochs 1 --batch-size 1 \
+  --gradient-accumulation 8 --learning-rate 3e-4 --lora-r 128 --lora-alpha 256 --save-steps 20 --output-dir $rank
+python evaluate_acceptance.py paired --pair smollm2-qwen --results-dir $beside --answers $results/answers.jsonl \
+  --prompts domains/at.jsonl --per-type 8 --drafts base dpo_r128=$rank
+python evaluate_acceptance.py report --results-dir $beside --prompts domains/at.jsonl --per-type 8
+
 # what the own family's draft writes (5 minutes), and live, with nothing beside it (20 minutes)
 own=studies/preference/drafts/qwen-coder
 python test_trained_model.py --pair qwen-coder --adapter-path $own --eval-fraction 0.01 --samples 3 --max-new-tokens 120 \

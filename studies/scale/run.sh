@@ -48,14 +48,6 @@ for found in fair fair_rates text; do python evaluate_acceptance.py report --res
 python evaluate_acceptance.py live --pair smollm2-qwen --backend int8 --k 2 --results-dir $results/live --prompts $both --per-type 6 \
   --seeds 1 --no-baseline --max-new-tokens 64 --drafts base distilled_more=adapters/distilled_more
 
-# --- rank, small, on two cores (10 minutes, 4 to measure), beside study 0's small training ---
-rank=studies/preference/drafts/smollm2-qwen_r128 beside=studies/preference/results/small/smollm2-qwen
-[ -e $rank/metrics.json ] || python train_dpo.py --pair smollm2-qwen --limit 112 --eval-fraction 0.01 --epochs 1 --batch-size 1 \
-  --gradient-accumulation 8 --learning-rate 3e-4 --lora-r 128 --lora-alpha 256 --save-steps 20 --output-dir $rank
-python evaluate_acceptance.py paired --pair smollm2-qwen $texts --results-dir $beside --prompts domains/at.jsonl --per-type 8 \
-  --drafts base dpo_r128=$rank
-python evaluate_acceptance.py report --results-dir $beside --prompts domains/at.jsonl --per-type 8
-
 python -m studies.preference.positions --results-dir $results/fair --domains at general
 python -m studies.scale.tables
 if [ "${1:-}" != all ]; then exit; fi

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from specdec.report import (
     Part,
+    base_draft,
     difference,
     draw_means,
     hardware,
@@ -26,6 +27,7 @@ from specdec.report import (
     run_pages,
     span,
     speed_verdict,
+    step_of,
     table,
     verdict,
     zero_line,
@@ -48,6 +50,8 @@ FIGURE, MARGINS = HERE / "figures/text.png", HERE / "figures/margins.png"
 SMALL = ("dpo_1e-5", "dpo_5e-5", "dpo_3e-4")  # 14 steps, by rate
 BY_TEXT = ("at_64", "at_125", "at_250", "at_all")  # one pass over more and more AT answers
 MORE, MORE_LIVE = "long_42", "distilled_more"  # AT and general answers; the name under which it ships
+RANKS = ("dpo", "dpo_r128")  # of SmolLM2's small DPO, the lower one first
+SEED_43 = Path("adapters/dpo-seed43")  # study 0's DPO, trained again
 SHIPPED = "shipped"  # adapters/distilled, measured again beside the others
 DOMAINS = {"at": "AT", "general": "general"}
 
@@ -166,13 +170,16 @@ def kinds_in_words() -> str:
 
 
 def driven() -> list[tuple[dict, dict]]:
-    """(metrics of a training by DPO, its change on the same 32 AT prompts), of both pairs, the smallest reward margin first."""
-    small = Path("studies/preference/drafts")
+    """(metrics, change on the same 32 AT prompts) of every training by DPO of either pair, the smallest reward margin first."""
+    few = Path("studies/preference/drafts")
+    rows = STUDY0.with_name("paired.jsonl")
     found = [(training(f"half_{draft}"), on_the_few(RATE_ROWS, draft)) for draft in SMALL]
     found.append((training("half_dpo"), whole_on_the_few()))
-    found.append((load(Path("final_adapter/metrics.json")), on_the_few(STUDY0.with_name("paired.jsonl"), "dpo")))
-    for folder, draft in (("smollm2-qwen", "dpo"), ("smollm2-qwen_r128", "dpo_r128")):
-        found.append((load(small / folder / "metrics.json"), on_the_few(RANK_ROWS, draft)))
+    found.append((load(few / "qwen-coder/metrics.json"), on_the_few(RANK_ROWS.parents[1] / "qwen-coder/paired.jsonl", "dpo")))
+    for folder, draft in ((Path("final_adapter"), "dpo"), (Path("adapters/balanced"), "balanced"), (SEED_43, SEED_43.name)):
+        found.append((load(folder / "metrics.json"), on_the_few(rows, draft)))
+    for folder, draft in ((few / "smollm2-qwen", "dpo"), (few / "smollm2-qwen_r128", "dpo_r128")):
+        found.append((load(folder / "metrics.json"), on_the_few(RANK_ROWS, draft)))
     return sorted(found, key=lambda one: margin(one[0]))
 
 
@@ -181,39 +188,44 @@ def margin(metrics: dict) -> float:
     return metrics["held_out"]["eval_rewards/margins"]
 
 
-def draft_of(metrics: dict) -> str:
-    return metrics["settings"]["base_model"].rpartition("/")[2]
-
-
 def margins() -> str:
     rows = []
     for metrics, change in driven():
-        settings = metrics["settings"]
-        step = settings["batch_size"] * settings["gradient_accumulation"]
-        cells = [str(settings["lora_r"]), f"{metrics['steps']} of {step}", rate(metrics), f"{margin(metrics):.2f}"]
-        rows.append([draft_of(metrics), *cells, str(change["prompts"]), span(change)])
-    header = ["draft", "rank", "steps of pairs", "rate", "reward margin, held out", "n", "change on AT prompts (95% interval)"]
+        cells = [str(metrics["settings"]["lora_r"]), f"{metrics['steps']} of {step_of(metrics)}", rate(metrics)]
+        cells.append(f"{margin(metrics):.2f} on {metrics['rows']['held_out']}")
+        rows.append([base_draft(metrics), *cells, str(change["prompts"]), span(change)])
+    header = ["draft", "rank", "steps of pairs", "rate", "reward margin of held-out pairs", "n"]
     measured = [load(report)["measured"]["paired"] for report in (RATES, FAIR, STUDY0, RANK)]
-    return f"{table(header, rows)}\n\n{hardware(machine for machines in measured for machine in machines)}"
+    return (
+        f"{table([*header, 'change on AT prompts (95% interval)'], rows)}\n\n"
+        f"{hardware(machine for machines in measured for machine in machines)}"
+    )
 
 
 def margins_in_words() -> str:
+    """How closely the fall goes with the margin, over all and within each draft, and the two ends."""
     from scipy.stats import spearmanr
 
     found = driven()
-    order = spearmanr([margin(metrics) for metrics, _ in found], [change["mean"] for _, change in found]).statistic
-    (few, least), (most, fell) = found[0], min(found, key=lambda one: one[1]["mean"])
+    orders = {"all": found}
+    for metrics, change in found:
+        orders.setdefault(base_draft(metrics), []).append((metrics, change))
+    said = []
+    for draft, of_draft in orders.items():
+        order = spearmanr([margin(metrics) for metrics, _ in of_draft], [change["mean"] for _, change in of_draft]).statistic
+        said.append(f"{draft} {order:.2f} ({len(of_draft)})")
+    ends = "; ".join(f"at {margin(metrics):.2f} {span(change)}" for metrics, change in (found[0], *found[-3:]))
     return (
-        f"Exploratory, over {len(found)} trainings by DPO of both drafts: the further it drove the reward margin of held-out "
-        f"pairs, the more acceptance tended to fall, by rate, steps or rank, and in either family: from {span(least)} at a "
-        f"margin of {margin(few):.2f} to {span(fell)} at {margin(most):.2f}; rank correlation {order:.2f}."
+        f"Exploratory: the change by the reward margin that DPO reached on held-out pairs, on the same "
+        f"{found[0][1]['prompts']} prompts, whatever rate, steps and rank reached it. Rank correlation, with the number of "
+        f"trainings: {', '.join(said)}. The smallest margin and the three largest: {ends}."
     )
 
 
 def margins_figure() -> str:
     said: dict[str, list[str]] = {}
     for metrics, change in driven():
-        said.setdefault(draft_of(metrics), []).append(f"{margin(metrics):.1f} {span(change)}")
+        said.setdefault(base_draft(metrics), []).append(f"{margin(metrics):.1f} {span(change)}")
     words = "; ".join(f"{draft}: {', '.join(points)}" for draft, points in said.items())
     return picture(MARGINS, OWN, f"Change of mean Σ min(p, q) on AT prompts by the reward margin that DPO reached. {words}.")
 
@@ -222,7 +234,7 @@ def draw_margins() -> Figure:
     figure, (panel,) = new_figure(6.5, 3.5)
     drafts: dict[str, list[tuple[dict, dict]]] = {}
     for metrics, change in driven():
-        drafts.setdefault(draft_of(metrics), []).append((metrics, change))
+        drafts.setdefault(base_draft(metrics), []).append((metrics, change))
     for number, (draft, found) in enumerate(drafts.items()):
         draw_means(panel, [margin(metrics) for metrics, _ in found], [change for _, change in found], number, draft)
     zero_line(panel, horizontal=True)
@@ -238,29 +250,26 @@ def rank() -> str:
     """The ninth test, by its rule."""
     report = load(RANK)
     group = report["paired"]["at"]
-    changes = group["changes"]
-    if "dpo_r128" not in changes:
-        raise FileNotFoundError(2, "not measured", str(RANK_ROWS))
-    apart = difference(overlaps_of(RANK_ROWS, "at"), "dpo_r128", "dpo")
+    low, high = (group["changes"][draft] for draft in RANKS)
+    apart = difference(overlaps_of(RANK_ROWS, "at"), *reversed(RANKS))
     hides = {"lowered": "hides part of the fall", "raised": "does not hide it: more rank loses less"}
-    margins = [
-        f"{load(Path(report['drafts'][draft]['path']) / 'metrics.json')['held_out']['eval_rewards/margins']:.2f}"
-        for draft in ("dpo", "dpo_r128")
-    ]
+    trained = [load(Path(report["drafts"][draft]["path"]) / "metrics.json") for draft in RANKS]
+    said = hides.get(verdict(apart), "was not shown to hide any of the fall")
+    margins = " and ".join(f"{margin(metrics):.2f}" for metrics in trained)
     return (
-        f"**By the ninth test study 0's rank {hides.get(verdict(apart), 'was not shown to hide any of the fall')}:** rank 16 "
-        f"{span(changes['dpo'])}, rank 128 {span(changes['dpo_r128'])}, {span(apart)} between the two on "
-        f"{group['prompts']} AT prompts; reward margins of held-out pairs {margins[0]} and {margins[1]}. "
-        f"{hardware(report['measured']['paired'])}"
+        f"**By the ninth test study 0's rank {said}, at the small budget and {rate(trained[0])}:** rank 16 {span(low)}, rank "
+        f"128 {span(high)}, {span(apart)} between the two on {group['prompts']} AT prompts; reward margins of held-out pairs "
+        f"{margins}. {hardware(report['measured']['paired'])}"
     )
 
 
 def rank_in_short() -> str:
-    """For the front page; nothing before it is measured."""
-    group = load(RANK)["paired"]["at"]
-    if "dpo_r128" not in group["changes"]:
-        return ""
-    return f"; a small one of SmolLM2 at rank 128 {span(group['changes']['dpo_r128'])} on {group['prompts']}"
+    """For the front page."""
+    report = load(RANK)
+    group = report["paired"]["at"]
+    low, high = (span(group["changes"][draft]) for draft in RANKS)
+    at = rate(load(Path(report["drafts"][RANKS[0]]["path"]) / "metrics.json"))
+    return f"; a small one of SmolLM2 at {at} with rank 16 {low}, with rank 128 {high}, on {group['prompts']}"
 
 
 # --- more text --------------------------------------------------------------------------------------------------------
