@@ -32,6 +32,7 @@ SETTINGS = {
     "answers": 40,
     "answers_sha256": "0" * 64,
     "passes": 2.0,
+    "lora_r": 128,
     "seed": 42,
 }
 DRAWN = {
@@ -58,6 +59,8 @@ def settings_of(name: str) -> dict:
         "online": {"data": "online"},
         "more": {"answers": 120, "answers_sha256": "1"},
         "others": {"text": ["chosen"]},
+        "rank 16": {"lora_r": 16},
+        "seed 43": {"seed": 43},
         "mixed": {"domain": ["at", "biology"], "source": ["pairs", "written"]},
     }
     return {**SETTINGS, **changed[name]}
@@ -101,11 +104,11 @@ def folder(tmp_path):
 
 
 def test_drafts_are_described_by_their_fields(folder):
-    arms = measured(folder(["users", "mixed", "others"]))
+    arms = measured(folder(["users", "mixed", "others", "rank 16", "seed 43"]))
     assert [(arm["name"], arm["domain"], arm["scenario"], arm["answers"]) for arm in arms] == [
         ("users", "biology", "I", 40),
         ("mixed", "at + biology", "I", 40),
-    ], "neither base, nor a draft that learnt from pairs, nor one from texts that the verifier did not write"
+    ], "neither base, nor a draft that learnt from pairs, nor one from others' texts, nor study 2's own questions"
     assert {domain: len(prompts) for domain, prompts in arms[0]["overlap"].items()} == {"biology": 20, "general": 20}
     old = {name: value for name, value in SETTINGS.items() if name != "source"}
     assert fields_of({**old, "domain": ["at"]})["scenario"] == "I", "trained before sources were kept: study 0's prompts"

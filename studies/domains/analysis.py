@@ -40,6 +40,7 @@ SCENARIOS = {  # the source of a training prompt → the scenario of the paper
     "bfcl curated": "II",
     "magpie": "III",
 }
+USUAL = (False, 128, None, 42)  # what this study's drafts have: not all weights, but this rank; no adapter before; random seed
 DOMAINS = ("at", "biology", "function_calling", "chinese")
 # What two arms must have in common, but for the one field that a claim varies.
 FIELDS = (
@@ -99,6 +100,8 @@ def measured(folder: Path) -> list[dict]:
             continue
         if settings.get("text", ["verifier"]) != ["verifier"]:  # study 2's: texts that the verifier only read are no scenario
             continue
+        if study2_asks(settings):
+            continue
         overlap: dict[str, dict[str, tuple[float, float]]] = {}
         tokens: dict[str, tuple[float, float]] = {}
         for domain, rows in prompts.items():
@@ -109,6 +112,16 @@ def measured(folder: Path) -> list[dict]:
         arm = {**fields_of(settings), "answers_sha256": settings["answers_sha256"], "folder": str(folder), "name": name}
         arms.append({**arm, "overlap": overlap, "passes_at_k": tokens})
     return arms
+
+
+def study2_asks(settings: dict) -> bool:
+    """Whether a draft is of study 2's questions alone: another size, another start, another random seed."""
+    return (
+        bool(settings.get("all_weights")),
+        settings.get("lora_r"),
+        settings.get("from_adapter"),
+        settings.get("seed"),
+    ) != USUAL
 
 
 def reported(folder: Path, report: dict) -> dict[str, list[dict]]:
