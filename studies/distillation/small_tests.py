@@ -86,11 +86,11 @@ def capacity_in_words() -> str:
     report = measured(REFERENCE, SEED, *CAPACITY)
     found = {draft: apart(draft, REFERENCE) for draft in CAPACITY}
     binds = [words for draft, words in CAPACITY.items() if draft != SMALLEST and said_of(draft, REFERENCE) == "raised"]
-    said = f"capacity binds at this budget: {' and '.join(binds)}" if binds else "capacity does not bind at this budget"
+    said = f"Capacity binds at this budget: {' and '.join(binds)}" if binds else "Capacity does not bind at this budget"
     small = "too small" if said_of(SMALLEST, REFERENCE) == "lowered" else "not shown to be too small"
     against = "; ".join(f"{words} {span(found[draft])}" for draft, words in CAPACITY.items())
     answers = report["drafts"][REFERENCE]["answers"]
-    return f"**Capacity: {said}; rank 16 is {small}.** Against rank 128, from the same {answers} answers: {against}."
+    return f"**{said}; rank 16 is {small}.** Against rank 128, from the same {answers} answers: {against}."
 
 
 # --- whose text, in turn ----------------------------------------------------------------------------------------------
@@ -143,6 +143,6 @@ def seed_in_words() -> str:
     change = report["paired"]["at"]["changes"][SEED]
     return (
         f"**Trained again with another random seed,** which draws other held-out answers too, `{REFERENCE}` gives "
-        f"{span(change)}, {span(apart(SEED, REFERENCE))} more than the first: one draw of what a training varies by. No "
-        "difference between two arms that is no larger is read as one."
+        f"{span(change)}. Its difference from the first, {span(apart(SEED, REFERENCE))}, is one draw of what a training varies "
+        "by: no difference between two arms that is no larger is read as one."
     )
