@@ -675,7 +675,7 @@ def still_open() -> str:
         parts.append("distillation after DPO, or before it")
     if len({one["seed"] for one in settings}) == 1:
         parts.append("a second random seed")
-    return f"Without a measurement here: {', '.join(parts)}." if parts else "Every part that the study asked for is measured."
+    return f"Without a measurement here: {', '.join(parts)}." if parts else "Every part that the study asked for is measured, in the sizes of the tables."
 
 
 OWN_PARTS: dict[str, Part] = {
