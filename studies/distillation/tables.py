@@ -675,7 +675,9 @@ def still_open() -> str:
         parts.append("distillation after DPO, or before it")
     if len({one["seed"] for one in settings}) == 1:
         parts.append("a second random seed")
-    return f"Without a measurement here: {', '.join(parts)}." if parts else "Every part that the study asked for is measured, in the sizes of the tables."
+    if not parts:
+        return "Every part that the study asked for is measured, in the sizes of the tables."
+    return f"Without a measurement here: {', '.join(parts)}."
 
 
 OWN_PARTS: dict[str, Part] = {
