@@ -107,7 +107,8 @@ def test_temperatures_stand_in_order_with_the_share_of_their_own_ceiling(tree):
     assert [line.split(" | ")[0] for line in lines[2:8]] == ["| 0", "| 0", "| 0.7", "| 0.7", "| 1", "| 1"]
     assert "take the same token" in lines[-1] and " | 0.9000 | " in lines[2]
     words = tables.temperatures()
-    assert "at 0 it raised acceptance on 24 AT prompts, +0.0500" in words and "at 1 it did not measurably change" in words
+    assert "at 0 the gain holds on 24 AT prompts, +0.0500" in words and "at 0 it is a loss on 24 general prompts" in words
+    assert "at 1 it is not shown to hold on 24 AT prompts" in words
     assert "temperature" not in tables.still_open()
 
 

@@ -6,7 +6,7 @@ a draft of its own, in int8, of the same weights; all read the same stored answe
 sizes are timed in turn, round by round: run it alone.
 
     python -m studies.engine.draft_head --answers studies/preference/results/answers.jsonl --prompts domains/at.jsonl \\
-      --per-type 4 --counts studies/distillation/answers/at.jsonl --json FILE
+      --per-type 3 --counts studies/distillation/answers/at.jsonl --json FILE
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ python benchmark_decoding.py --drafts base distilled=adapters/distilled --limit 
 # --- how far the int8 verifier is from its float32 self: 5 minutes, 11 GB, and 1 GB of the folder for temporary files ---
 python -m studies.engine.agreement --answers studies/distillation/answers/at.jsonl --limit 8 --json $results/agreement.json
 
-# --- a smaller output layer of the draft that the benchmark found fastest: 3 minutes ---
-python -m studies.engine.draft_head --answers studies/preference/results/answers.jsonl --prompts domains/at.jsonl --per-type 8 \
+# --- a smaller output layer of the draft that the benchmark found fastest: 5 minutes ---
+python -m studies.engine.draft_head --answers studies/preference/results/answers.jsonl --prompts domains/at.jsonl --per-type 3 \
   --counts studies/distillation/answers/at.jsonl --adapter-path adapters/distilled --json $results/draft_head.json
 
 # --- one prompt with every draft, on the front page (2 minutes) ---
