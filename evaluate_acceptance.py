@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,6 @@ from specdec.comparison import (
     agreement,
     compare_drafts,
     joined,
-    live_means,
     means_by_group,
     memory_bound_speedup,
     pick,
@@ -52,7 +52,7 @@ from specdec.ngram import table_of
 from specdec.provenance import Share, portable, provenance, start_rows
 from specdec.sampling import Settings, add_sampling_arguments, as_conditions, read_settings
 from specdec.terminal import Problem, check_outputs, positive_int, put_json, run, say
-from specdec.trace import block_row, summarize
+from specdec.trace import block_row, live_means, summarize
 from speculative_decode import Drafter, load_drafter, named_drafts, run_prompt
 
 if TYPE_CHECKING:
@@ -303,9 +303,9 @@ def report(args: argparse.Namespace) -> None:
     }
     if runs := measured_live.rows:
         result["adapter_states"] = {row["draft"]: row["adapter"] for row in runs}
-        result["live"] = {metric: compare_drafts(live_means(runs, metric), args.seed) for metric in LIVE_METRICS}
+        result["live"] = {metric: compare_drafts(live_means(runs, itemgetter(metric)), args.seed) for metric in LIVE_METRICS}
         result["agreement"] = agreement(
-            live_means(runs, "acceptance_rate"), pick(replays[args.k], "acceptance_rate"), args.seed
+            live_means(runs, itemgetter("acceptance_rate")), pick(replays[args.k], "acceptance_rate"), args.seed
         )
     put_json(result, str(args.results_dir / "acceptance.json"))
     print_changes(result["paired"])

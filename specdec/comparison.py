@@ -106,15 +106,6 @@ def pick(replays: list[tuple[dict, dict[str, dict[str, float]]]], metric: str) -
     return [(row, {name: metrics[metric] for name, metrics in drafts.items()}) for row, drafts in replays]
 
 
-def live_means(rows: list[dict], metric: str) -> Values:
-    """The mean of `metric` over the random seeds of each prompt and draft; the plain verifier has no draft and is left out."""
-    values: dict[str, tuple[dict, dict[str, list[float]]]] = {}
-    for row in rows:
-        if row["draft"] != "verifier" and row[metric] is not None:
-            values.setdefault(row["prompt"], (row, {}))[1].setdefault(row["draft"], []).append(row[metric])
-    return [(row, {name: sum(found) / len(found) for name, found in drafts.items()}) for row, drafts in values.values()]
-
-
 def domain_of(row: dict) -> str:
     """The paper's own prompts stand apart from the large sets."""
     return f"study0 {row['domain']}" if row["source"] == "study0" else row["domain"]

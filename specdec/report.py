@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from specdec.files import read_jsonl, write_whole
 from specdec.intervals import mean_with_interval
 from specdec.terminal import Problem, say
+from specdec.trace import live_means
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -62,24 +63,17 @@ def mean_of(values: list[float]) -> dict:
     return {"prompts": len(values), **mean_with_interval(values, seed=42)}
 
 
-def live_values(
-    file: Path, value: Callable[[dict], float | None]
-) -> tuple[list[dict], dict[tuple[str, str], dict[str, float]]]:
-    """The header rows; and (domain, prompt) → draft → mean over the random seeds of `value` of a row of `live`.
+def live_rows(file: Path) -> tuple[list[dict], list[dict]]:
+    """The header rows of `live`, and its runs.
 
-    A row whose value is None, as the rate of a text in which nothing was drafted, is left out.
+    Raises:
+        FileNotFoundError: not measured.
     """
     headers: list[dict] = []
-    found: dict[tuple[str, str], dict[str, list[float]]] = {}
+    runs: list[dict] = []
     for row in read_jsonl(file):
-        if "conditions" in row:
-            headers.append(row)
-        elif (of_row := value(row)) is not None:
-            found.setdefault((row["domain"], row["prompt"]), {}).setdefault(row["draft"], []).append(of_row)
-    means = {}
-    for prompt, drafts in found.items():
-        means[prompt] = {draft: sum(values) / len(values) for draft, values in drafts.items()}
-    return headers, means
+        (headers if "conditions" in row else runs).append(row)
+    return headers, runs
 
 
 def live_pairs(file: Path, draft: str) -> tuple[list[dict], dict[tuple[str, str], tuple[float, float]]]:
@@ -88,9 +82,12 @@ def live_pairs(file: Path, draft: str) -> tuple[list[dict], dict[tuple[str, str]
     Raises:
         FileNotFoundError: not measured.
     """
-    headers, seconds = live_values(file, lambda row: row["seconds"] / row["tokens"])
-    both = {prompt: found for prompt, found in seconds.items() if {"base", draft} <= found.keys()}
-    return headers, {prompt: (found["base"], found[draft]) for prompt, found in both.items()}
+    headers, runs = live_rows(file)
+    pairs = {}
+    for row, seconds in live_means(runs, lambda run: run["seconds"] / run["tokens"]):
+        if {"base", draft} <= seconds.keys():
+            pairs[row["domain"], row["prompt"]] = (seconds["base"], seconds[draft])
+    return headers, pairs
 
 
 def first_trainings(drafts: dict[str, dict | None]) -> dict[str, str]:

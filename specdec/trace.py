@@ -12,7 +12,7 @@ No torch in this module: a trace can be read without it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -202,3 +202,17 @@ def _all(values: object, kind, or_none: bool = False) -> bool:
     if not isinstance(values, list):
         return False
     return all((or_none and value is None) or (isinstance(value, kind) and not isinstance(value, bool)) for value in values)
+
+
+def live_means(rows: list[dict], value: Callable[[dict], float | None]) -> list[tuple[dict, dict[str, float]]]:
+    """(a row of the prompt, draft → mean of `value` over its random seeds) of every prompt in the rows of `live`.
+
+    The plain verifier, which is no draft, is left out, and so is a run of which the value is None, as the acceptance rate of a
+    text in which nothing was drafted.
+    """
+    values: dict[str, tuple[dict, dict[str, list[float]]]] = {}
+    for row in rows:
+        of_row = value(row)
+        if row["draft"] != "verifier" and of_row is not None:
+            values.setdefault(row["prompt"], (row, {}))[1].setdefault(row["draft"], []).append(of_row)
+    return [(row, {name: sum(found) / len(found) for name, found in drafts.items()}) for row, drafts in values.values()]

@@ -60,7 +60,7 @@ paired --prompts domains/at.jsonl --drafts base kl_1e-3=$arms/kl_1e-3 tvd=$arms/
   reverse_kl=$arms/reverse_kl js=$arms/js trigram=$at
 paired --prompts domains/at.jsonl --drafts base nll_chosen=$arms/nll_chosen tvdpp_position_chosen=$arms/tvdpp_position_chosen
 better() { # of several arms, the one that is best on held-out answers
-  python -c 'import json, sys; held_out = lambda arm: json.load(open(arm + "/metrics.json"))["held_out_overlap"]["after"]; print(max(sys.argv[1:], key=held_out))' "$@"
+  python -c 'import json, sys; print(max(sys.argv[1:], key=lambda arm: json.load(open(arm + "/metrics.json"))["held_out_overlap"]["after"]))' "$@"
 }
 rank_16=$(better $arms/rank_16_1e-3 $arms/rank_16_3e-3)
 all_weights=$(better $arms/all_weights_1e-4 $arms/all_weights_3e-4)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from specdec.report import difference, hardware, interval, load, overlaps_of, rate, span, table, verdict
 
-RESULTS, ARMS = Path("studies/distillation/results"), Path("studies/distillation/drafts")
+RESULTS = Path("studies/distillation/results")
 REPORT, ROWS = RESULTS / "acceptance.json", RESULTS / "paired.jsonl"
 REFERENCE = "tvdpp_position"
-CAPACITY = {"rank_16": "rank 16", "rank_256": "rank 256", "all_weights": "all weights"}  # as measured, as a page calls them
 SMALLEST = "rank_16"
+SIZES = {SMALLEST: "rank 16", REFERENCE: "rank 128", "rank_256": "rank 256", "all_weights": "all weights"}
 OFFLINE, ONLINE, MIXED = "tvdpp_position_32", "tvdpp_position_32_online", "mixed_32"  # the same prompts, as many steps
 AFTER_DPO, FRESH, DPO = "after_dpo", "rank_16_1e-3", "dpo"  # the first two of one rank, scale and rate
 SEED = "seed_43"
@@ -31,15 +31,17 @@ def measured(*drafts: str) -> dict:
     return report
 
 
-def apart(draft: str, other: str) -> dict:
-    """Σ min(p, q) of `draft` less that of `other`, on the same AT prompts."""
-    return difference(overlaps_of(ROWS, "at"), draft, other)
+def overlaps() -> dict[str, dict[str, float]]:
+    return overlaps_of(ROWS, "at")
 
 
-def said_of(draft: str, other: str) -> str:
-    """`verdict` of the difference of two drafts; none is read that is no larger than that of the two random seeds."""
-    found, seeds = apart(draft, other), apart(SEED, REFERENCE)
-    return verdict(found) if abs(found["mean"]) > abs(seeds["mean"]) else "did not measurably change"
+def said_of(found: dict[str, dict[str, float]], draft: str, other: str) -> str:
+    """`verdict` of the difference of two drafts; none is read that is no larger than that of the two random seeds.
+
+    `found` is what `overlaps` returns.
+    """
+    change, seeds = difference(found, draft, other), difference(found, SEED, REFERENCE)
+    return verdict(change) if abs(change["mean"]) > abs(seeds["mean"]) else "did not measurably change"
 
 
 def training(report: dict, draft: str) -> dict:
@@ -51,25 +53,25 @@ def training(report: dict, draft: str) -> dict:
 
 def capacity() -> str:
     """Every size that was trained, at every rate: held out; and on the test prompts what was measured there."""
-    report = measured(REFERENCE, *CAPACITY)
+    report, found = measured(*SIZES), overlaps()
     changes = report["paired"]["at"]["changes"]
     names = {Path(report["drafts"][draft]["path"]): draft for draft in changes}
     rows, machines = [], []
-    for draft, words in {SMALLEST: CAPACITY[SMALLEST], REFERENCE: "rank 128", **CAPACITY}.items():
+    for draft, words in SIZES.items():
         for folder in rivals(Path(report["drafts"][draft]["path"])):
             metrics = load(folder / "metrics.json")
             cells = [words, rate(metrics), f"{metrics['held_out_overlap']['after']:.4f}"]
-            rows.append([*cells, *on_test_prompts(names.get(folder), changes)])
+            rows.append([*cells, *on_test_prompts(names.get(folder), changes, found)])
             machines.append(metrics["environment"])
     header = ["what is trained", "rate", "held-out Σ min(p, q)", "change on AT prompts", "95% interval", "against rank 128"]
     return f"{table(header, rows)}\n\n{hardware(machines)}"
 
 
-def on_test_prompts(draft: str | None, changes: dict[str, dict]) -> list[str]:
+def on_test_prompts(draft: str | None, changes: dict[str, dict], found: dict[str, dict[str, float]]) -> list[str]:
     """Its change, the interval, and how far it is from the reference; None is a training that was not measured there."""
     if draft is None:
         return ["–", "–", "–"]
-    behind = "–" if draft == REFERENCE else span(apart(draft, REFERENCE))
+    behind = "–" if draft == REFERENCE else span(difference(found, draft, REFERENCE))
     return [f"{changes[draft]['mean']:+.4f}", interval(changes[draft]), behind]
 
 
@@ -83,12 +85,12 @@ def rivals(taken: Path) -> list[Path]:
 
 def capacity_in_words() -> str:
     """The page's test of capacity, by its rule."""
-    report = measured(REFERENCE, SEED, *CAPACITY)
-    found = {draft: apart(draft, REFERENCE) for draft in CAPACITY}
-    binds = [words for draft, words in CAPACITY.items() if draft != SMALLEST and said_of(draft, REFERENCE) == "raised"]
+    report, found = measured(SEED, *SIZES), overlaps()
+    others = [draft for draft in SIZES if draft != REFERENCE]
+    binds = [SIZES[draft] for draft in others if draft != SMALLEST and said_of(found, draft, REFERENCE) == "raised"]
     said = f"Capacity binds at this budget: {' and '.join(binds)}" if binds else "Capacity does not bind at this budget"
-    small = "too small" if said_of(SMALLEST, REFERENCE) == "lowered" else "not shown to be too small"
-    against = "; ".join(f"{words} {span(found[draft])}" for draft, words in CAPACITY.items())
+    small = "too small" if said_of(found, SMALLEST, REFERENCE) == "lowered" else "not shown to be too small"
+    against = "; ".join(f"{SIZES[draft]} {span(difference(found, draft, REFERENCE))}" for draft in others)
     answers = report["drafts"][REFERENCE]["answers"]
     return f"**{said}; rank 16 is {small}.** Against rank 128, from the same {answers} answers: {against}."
 
@@ -97,9 +99,9 @@ def capacity_in_words() -> str:
 
 
 def mixed_in_words() -> str:
-    report = measured(OFFLINE, ONLINE, MIXED, SEED)
-    over, under = apart(MIXED, OFFLINE), apart(MIXED, ONLINE)
-    worth = "worth its time" if said_of(MIXED, OFFLINE) == "raised" else "not worth its time"
+    report, found = measured(OFFLINE, ONLINE, MIXED, SEED), overlaps()
+    over, under = difference(found, MIXED, OFFLINE), difference(found, MIXED, ONLINE)
+    worth = "worth its time" if said_of(found, MIXED, OFFLINE) == "raised" else "not worth its time"
     minutes = [f"{training(report, draft)['seconds'] / 60:.0f}" for draft in (OFFLINE, MIXED, ONLINE)]
     return (
         f"**Mixed text is {worth}:** the draft's own text and the verifier's in turn, against the verifier's alone, "
@@ -113,13 +115,14 @@ def mixed_in_words() -> str:
 
 def order_in_words() -> str:
     """Both orders, by the page's rule."""
-    report = measured(AFTER_DPO, FRESH, DPO, SEED)
-    lower = said_of(AFTER_DPO, FRESH) == "lowered"
+    report, found = measured(AFTER_DPO, FRESH, DPO, SEED), overlaps()
+    lower = said_of(found, AFTER_DPO, FRESH) == "lowered"
     costs = "costs some of what distillation gives" if lower else "was not shown to cost any of what distillation gives"
+    gain = report["paired"]["at"]["changes"][AFTER_DPO]
+    against = [span(difference(found, AFTER_DPO, other)) for other in (DPO, FRESH)]
     return (
-        f"**Distillation after DPO: DPO {costs}.** From study 0's adapter {span(report['paired']['at']['changes'][AFTER_DPO])} "
-        f"against the base draft, {span(apart(AFTER_DPO, DPO))} against that adapter, and {span(apart(AFTER_DPO, FRESH))} "
-        f"against a fresh one. {taken_back()}"
+        f"**Distillation after DPO: DPO {costs}.** From study 0's adapter {span(gain)} against the base draft, {against[0]} "
+        f"against that adapter, and {against[1]} against a fresh one. {taken_back()}"
     )
 
 
@@ -139,10 +142,9 @@ def taken_back() -> str:
 
 
 def seed_in_words() -> str:
-    report = measured(REFERENCE, SEED)
-    change = report["paired"]["at"]["changes"][SEED]
+    gain = measured(REFERENCE, SEED)["paired"]["at"]["changes"][SEED]
     return (
         f"**Trained again with another random seed,** which draws other held-out answers too, `{REFERENCE}` gives "
-        f"{span(change)}. Its difference from the first, {span(apart(SEED, REFERENCE))}, is one draw of what a training varies "
-        "by: no difference between two arms that is no larger is read as one."
+        f"{span(gain)}. Its difference from the first, {span(difference(overlaps(), SEED, REFERENCE))}, is one draw of what a "
+        "training varies by: no difference between two arms that is no larger is read as one."
     )

@@ -581,7 +581,9 @@ def temperatures() -> str:
     learnt_at = load(REPORT)["drafts"][draft]["temperature"]
     said = []
     for temperature, report in found.items():
-        for domain in LEARNT if temperature != learnt_at else ():
+        if temperature == learnt_at:
+            continue
+        for domain in LEARNT:
             group = report["paired"][domain]
             change = group["changes"][draft]
             holds = {"raised": "the gain holds", "lowered": "it is a loss"}.get(verdict(change), "it is not shown to hold")

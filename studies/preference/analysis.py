@@ -10,13 +10,15 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+from operator import itemgetter
 from pathlib import Path
 
-from specdec.comparison import LIVE_KEYS, PAIRED_KEYS, Measured, compare_drafts, domain_of, joined, live_means, pick, replayed
+from specdec.comparison import LIVE_KEYS, PAIRED_KEYS, Measured, compare_drafts, domain_of, joined, pick, replayed
 from specdec.intervals import mean_with_interval
 from specdec.provenance import provenance
 from specdec.report import load
 from specdec.terminal import Problem, put_json, run
+from specdec.trace import live_means
 
 RESULTS = Path("studies/preference/results")
 CONDITIONS = (("recommendation", "definitional"), ("procedural", "technical"))  # of the paper's third table
@@ -110,7 +112,9 @@ def by_condition(rows: list[dict], runs: list[dict], k: int, max_new_tokens: int
     return {
         "paired": compare_drafts([(row, row["overlap"]) for row in rows], seed, papers_conditions),
         "replayed": {metric: compare_drafts(pick(replays, metric), seed, papers_conditions) for metric in metrics},
-        "live": {metric: compare_drafts(live_means(runs, metric), seed, papers_conditions) for metric in LIVE_METRICS},
+        "live": {
+            metric: compare_drafts(live_means(runs, itemgetter(metric)), seed, papers_conditions) for metric in LIVE_METRICS
+        },
     }
 
 

@@ -6,6 +6,7 @@ metrics in drafts/.
 
 from __future__ import annotations
 
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from specdec.report import (
     base_draft,
     draw_means,
     hardware,
-    live_values,
+    live_rows,
     load,
     mean_of,
     new_figure,
@@ -30,6 +31,7 @@ from specdec.report import (
     verdict,
     zero_line,
 )
+from specdec.trace import live_means
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -140,15 +142,15 @@ def apart() -> dict:
 
 def live() -> str:
     """The test of the live runs, by its rule; nothing before all of them are there."""
-    headers, rates = live_values(LIVE, lambda row: row["acceptance_rate"])
-    _, speeds = live_values(LIVE, lambda row: row["tokens_per_second"])
-    runs = [(row["prompt"], row["draft"], row["seed"]) for row in read_jsonl(LIVE) if "seed" in row]
-    seeds = {seed for _, _, seed in runs}
+    headers, runs = live_rows(LIVE)
+    seeds = {run["seed"] for run in runs}
+    rates = [of for _, of in live_means(runs, itemgetter("acceptance_rate"))]
+    speeds = [of for _, of in live_means(runs, itemgetter("tokens_per_second"))]
     if len(runs) < len(speeds) * len(seeds) * 2:
         raise FileNotFoundError(2, "not measured whole", str(LIVE))
-    change = mean_of([of["dpo"] - of["base"] for of in rates.values()])
-    ratio = mean_of([of["dpo"] / of["base"] for of in speeds.values()])
-    base, dpo = (mean_of([of[draft] for of in rates.values()])["mean"] for draft in ("base", "dpo"))
+    change = mean_of([of["dpo"] - of["base"] for of in rates])
+    ratio = mean_of([of["dpo"] / of["base"] for of in speeds])
+    base, dpo = (mean_of([of[draft] for of in rates])["mean"] for draft in ("base", "dpo"))
     return (
         f"**Live, DPO {verdict(change)} accepted/drafted, and it {speed_verdict(ratio)}:** in int8 at K = "
         f"{headers[0]['conditions']['k']}, {base:.3f} → {dpo:.3f}, {span(change, 3)}, and {span(ratio, 3, sign='')} times the "

@@ -51,9 +51,19 @@ SMALL = ("dpo_1e-5", "dpo_5e-5", "dpo_3e-4")  # 14 steps, by rate
 BY_TEXT = ("at_64", "at_125", "at_250", "at_all")  # one pass over more and more AT answers
 MORE, MORE_LIVE = "long_42", "distilled_more"  # AT and general answers; the name under which it ships
 RANKS = ("dpo", "dpo_r128")  # of SmolLM2's small DPO, the lower one first
-SEED_43 = Path("adapters/dpo-seed43")  # study 0's DPO, trained again
 SHIPPED = "shipped"  # adapters/distilled, measured again beside the others
 DOMAINS = {"at": "AT", "general": "general"}
+STUDY0_ROWS, SMALL_DRAFTS = STUDY0.with_name("paired.jsonl"), Path("studies/preference/drafts")
+BY_DPO = (  # every training by DPO of either pair: its folder, the rows that it was measured in, its name there
+    *((DRAFTS / f"half_{draft}", RATE_ROWS, draft) for draft in SMALL),
+    (DRAFTS / "half_dpo", FAIR_ROWS, "dpo"),
+    (SMALL_DRAFTS / "qwen-coder", RANK_ROWS.parents[1] / "qwen-coder/paired.jsonl", "dpo"),
+    (Path("final_adapter"), STUDY0_ROWS, "dpo"),
+    (Path("adapters/balanced"), STUDY0_ROWS, "balanced"),
+    (Path("adapters/dpo-seed43"), STUDY0_ROWS, "dpo-seed43"),
+    (SMALL_DRAFTS / "smollm2-qwen", RANK_ROWS, "dpo"),
+    (SMALL_DRAFTS / "smollm2-qwen_r128", RANK_ROWS, "dpo_r128"),
+)
 
 
 def training(draft: str) -> dict:
@@ -171,16 +181,16 @@ def kinds_in_words() -> str:
 
 def driven() -> list[tuple[dict, dict]]:
     """(metrics, change on the same 32 AT prompts) of every training by DPO of either pair, the smallest reward margin first."""
-    few = Path("studies/preference/drafts")
-    rows = STUDY0.with_name("paired.jsonl")
-    found = [(training(f"half_{draft}"), on_the_few(RATE_ROWS, draft)) for draft in SMALL]
-    found.append((training("half_dpo"), whole_on_the_few()))
-    found.append((load(few / "qwen-coder/metrics.json"), on_the_few(RANK_ROWS.parents[1] / "qwen-coder/paired.jsonl", "dpo")))
-    for folder, draft in ((Path("final_adapter"), "dpo"), (Path("adapters/balanced"), "balanced"), (SEED_43, SEED_43.name)):
-        found.append((load(folder / "metrics.json"), on_the_few(rows, draft)))
-    for folder, draft in ((few / "smollm2-qwen", "dpo"), (few / "smollm2-qwen_r128", "dpo_r128")):
-        found.append((load(folder / "metrics.json"), on_the_few(RANK_ROWS, draft)))
+    found = [(load(folder / "metrics.json"), on_the_few(rows, draft)) for folder, rows, draft in BY_DPO]
     return sorted(found, key=lambda one: margin(one[0]))
+
+
+def driven_by_draft() -> dict[str, list[tuple[dict, dict]]]:
+    """What `driven` returns, apart by the draft that was trained."""
+    found: dict[str, list[tuple[dict, dict]]] = {}
+    for metrics, change in driven():
+        found.setdefault(base_draft(metrics), []).append((metrics, change))
+    return found
 
 
 def margin(metrics: dict) -> float:
@@ -195,23 +205,18 @@ def margins() -> str:
         cells.append(f"{margin(metrics):.2f} on {metrics['rows']['held_out']}")
         rows.append([base_draft(metrics), *cells, str(change["prompts"]), span(change)])
     header = ["draft", "rank", "steps of pairs", "rate", "reward margin of held-out pairs", "n"]
-    measured = [load(report)["measured"]["paired"] for report in (RATES, FAIR, STUDY0, RANK)]
-    return (
-        f"{table([*header, 'change on AT prompts (95% interval)'], rows)}\n\n"
-        f"{hardware(machine for machines in measured for machine in machines)}"
-    )
+    machines = []
+    for file in dict.fromkeys(rows for _, rows, _ in BY_DPO):
+        machines += load(file.with_name("acceptance.json"))["measured"]["paired"]
+    return f"{table([*header, 'change on AT prompts (95% interval)'], rows)}\n\n{hardware(machines)}"
 
 
 def margins_in_words() -> str:
     """How closely the fall goes with the margin, over all and within each draft, and the two ends."""
     from scipy.stats import spearmanr
 
-    found = driven()
-    orders = {"all": found}
-    for metrics, change in found:
-        orders.setdefault(base_draft(metrics), []).append((metrics, change))
-    said = []
-    for draft, of_draft in orders.items():
+    found, said = driven(), []
+    for draft, of_draft in {"all": found, **driven_by_draft()}.items():
         order = spearmanr([margin(metrics) for metrics, _ in of_draft], [change["mean"] for _, change in of_draft]).statistic
         said.append(f"{draft} {order:.2f} ({len(of_draft)})")
     ends = "; ".join(f"at {margin(metrics):.2f} {span(change)}" for metrics, change in (found[0], *found[-3:]))
@@ -223,19 +228,16 @@ def margins_in_words() -> str:
 
 
 def margins_figure() -> str:
-    said: dict[str, list[str]] = {}
-    for metrics, change in driven():
-        said.setdefault(base_draft(metrics), []).append(f"{margin(metrics):.1f} {span(change)}")
-    words = "; ".join(f"{draft}: {', '.join(points)}" for draft, points in said.items())
+    said = []
+    for draft, found in driven_by_draft().items():
+        said.append(f"{draft}: {', '.join(f'{margin(metrics):.1f} {span(change)}' for metrics, change in found)}")
+    words = "; ".join(said)
     return picture(MARGINS, OWN, f"Change of mean Σ min(p, q) on AT prompts by the reward margin that DPO reached. {words}.")
 
 
 def draw_margins() -> Figure:
     figure, (panel,) = new_figure(6.5, 3.5)
-    drafts: dict[str, list[tuple[dict, dict]]] = {}
-    for metrics, change in driven():
-        drafts.setdefault(base_draft(metrics), []).append((metrics, change))
-    for number, (draft, found) in enumerate(drafts.items()):
+    for number, (draft, found) in enumerate(driven_by_draft().items()):
         draw_means(panel, [margin(metrics) for metrics, _ in found], [change for _, change in found], number, draft)
     zero_line(panel, horizontal=True)
     panel.set(xlabel="reward margin of held-out pairs after DPO", ylabel="change against the base draft")
@@ -255,11 +257,11 @@ def rank() -> str:
     hides = {"lowered": "hides part of the fall", "raised": "does not hide it: more rank loses less"}
     trained = [load(Path(report["drafts"][draft]["path"]) / "metrics.json") for draft in RANKS]
     said = hides.get(verdict(apart), "was not shown to hide any of the fall")
-    margins = " and ".join(f"{margin(metrics):.2f}" for metrics in trained)
+    reached = " and ".join(f"{margin(metrics):.2f}" for metrics in trained)
     return (
         f"**By the ninth test study 0's rank {said}, at the small budget and {rate(trained[0])}:** rank 16 {span(low)}, rank "
         f"128 {span(high)}, {span(apart)} between the two on {group['prompts']} AT prompts; reward margins of held-out pairs "
-        f"{margins}. {hardware(report['measured']['paired'])}"
+        f"{reached}. {hardware(report['measured']['paired'])}"
     )
 
 
