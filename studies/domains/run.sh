@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Study 1, every command in order, with its time on two cores without bf16 units (100 GFLOP/s), where an answer of up to 200 tokens
-# takes the verifier 13 s and loading it 40 s. Each resumes where it was stopped. `bash studies/domains/run.sh 2` ends behind part 2.
+# Study 1, every command in order. Part 1 was measured in float32, with its time on two cores without bf16 units (100 GFLOP/s), where
+# an answer of up to 200 tokens takes the verifier 13 s; from part 2 on in bf16, with its time on two cores that have them, where it
+# takes 3 s. One folder holds rows of one data type. Each command resumes where it was stopped; `bash studies/domains/run.sh 2` ends
+# behind part 2.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 last=${1:-7}
@@ -42,7 +44,7 @@ if [ "$last" -le 1 ]; then exit; fi
 # --- part 2: biology, scenarios I and III, white-box and black-box, forgetting (an hour) ---
 # what the verifier answers: 48 and 32 answers, of the tests 4 a query type (10 + 7 minutes)
 python generate_answers.py --prompts domains/biology_users.jsonl --limit 48 --top-probs 128 --output $answers/biology_users.jsonl
-python generate_answers.py --prompts domains/biology_test.jsonl domains/general.jsonl --per-type 4 --output $answers/test.jsonl
+python generate_answers.py --prompts domains/biology_test.jsonl domains/general.jsonl --per-type 8 --output $answers/test.jsonl
 # the drafts: 20 steps of 4 answers (5 minutes each)
 distill biology_users --answers $answers/biology_users.jsonl --limit 40 --loss tvdpp_position
 distill biology_users_nll --answers $answers/biology_users.jsonl --limit 40 --loss nll
@@ -61,7 +63,7 @@ if [ "$last" -le 2 ]; then exit; fi
 # 24 + 12 answers, 28 s each (11 + 6 minutes); small batches, for a batch is as wide as its longest prompt
 python generate_answers.py --prompts domains/function_calling_users.jsonl --limit 24 --top-probs 128 --batch-size 4 \
   --output $answers/function_calling_users.jsonl
-python generate_answers.py --prompts domains/function_calling_test.jsonl --limit 12 --batch-size 4 --output $answers/test.jsonl
+python generate_answers.py --prompts domains/function_calling_test.jsonl --limit 32 --batch-size 4 --output $answers/test.jsonl
 # 10 steps of 30 s (5 minutes each)
 distill function_calling_users --answers $answers/function_calling_users.jsonl --limit 20 --loss tvdpp_position
 distill function_calling_users_nll --answers $answers/function_calling_users.jsonl --limit 20 --loss nll
@@ -77,7 +79,7 @@ if [ "$last" -le 3 ]; then exit; fi
 # --- part 4: the other arms at the same budget (5 hours) ---
 # AT: study 0's prompts (14 minutes for texts, 5 for the draft) and the verifier's own AT queries (20 minutes)
 python generate_answers.py --prompts dpo_clean.jsonl --limit 48 --top-probs 128 --output $answers/at_pairs.jsonl
-python generate_answers.py --prompts domains/at.jsonl --per-type 4 --output $answers/test.jsonl
+python generate_answers.py --prompts domains/at.jsonl --per-type 8 --output $answers/test.jsonl
 distill at_pairs --answers $answers/at_pairs.jsonl --limit 40 --loss tvdpp_position
 python generate_queries.py --domain at --draws 96 --output $queries/at.jsonl --json $results/queries_at.json
 python generate_answers.py --prompts $queries/at.jsonl --limit 48 --top-probs 128 --output $answers/at_synthetic.jsonl
@@ -122,7 +124,7 @@ pages
 if [ "$last" -le 5 ]; then exit; fi
 
 # --- part 6: Chinese (2 hours). What bounds SmolLM2 is the verifier's mass on the tokens that both name: `shared_mass` ---
-python generate_answers.py --prompts domains/chinese_test.jsonl --per-type 4 --output $answers/test.jsonl
+python generate_answers.py --prompts domains/chinese_test.jsonl --per-type 8 --output $answers/test.jsonl
 python evaluate_acceptance.py paired --results-dir $results --answers $answers/test.jsonl --prompts domains/chinese_test.jsonl \
   --drafts base
 # the same-family pair, whose vocabulary is whole (answers 7 minutes, 20 steps of 50 s, measured 10 minutes)
