@@ -8,6 +8,7 @@ The peers, one after the other, each alone in memory:
   int8         our loop on our own int8 forward pass
   llama.cpp    on the verifier's GGUF file, and with --llama-cpp-draft also with that draft (`pip install -r
                requirements-peers.txt`; not installed, its row says so)
+  openvino     OpenVINO GenAI on the same file, installed by the same command
   self         SmolLM2 drafts for itself, which says nothing about speed-up: our loop and transformers' assisted generation
 
 Reported: medians over prompts and ratios prompt by prompt, to llama.cpp without a draft first of all; seconds until the first
@@ -35,7 +36,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from specdec import llama_cpp
+from specdec import llama_cpp, openvino
 from specdec.backend import Backend, CachedModel
 from specdec.engine import Engine
 from specdec.files import read_jsonl
@@ -249,22 +250,36 @@ def by_llama_cpp(task: Task) -> Found:
     longest = max([len(ids) for _, ids in task.prompts] + list(task.lengths))
     k = task.ks[0] if task.gguf_draft else 0
     server = llama_cpp.start_server(task.gguf, longest + task.max_new_tokens + 16, task.threads, task.gguf_draft, k)
-    complete = partial(llama_cpp.complete, server, temperature=task.settings().temperature, seed=task.seed)
+    about = {"version": llama_cpp.installed_version()}
+    if task.gguf_draft:
+        about["rule"] = llama_cpp.RULE
+    yield from completed(task, partial(llama_cpp.complete, server), about, k)
+
+
+def by_openvino(task: Task) -> Found:
+    """OpenVINO GenAI without a draft."""
+    assert task.gguf
+    pipeline = openvino.load(task.gguf, task.threads)
+    yield from completed(task, partial(openvino.complete, pipeline), {"version": openvino.installed_version()})
+
+
+def completed(task: Task, complete: Callable, about: dict, k: int = 0) -> Found:
+    """The texts of an engine that is not ours; `complete` is a function as `llama_cpp.complete`, its engine bound."""
+    assert task.gguf
+    complete = partial(complete, temperature=task.settings().temperature, seed=task.seed)
     found = [memory("loaded")]
     if complete(task.prompts[0][1], 8)["drafted"] is None and task.gguf_draft:  # the first text warms up
         raise Problem(f"llama.cpp does not draft with {task.gguf_draft.name} for {task.gguf.name}: other vocabularies.")
     for prompt, tokens in task.prompts:
         row = complete(tokens, task.max_new_tokens)
         yield "row", {"draft": task.gguf_draft and task.gguf_draft.stem, "k": k, "prompt": prompt, **row}
-    about = {"version": llama_cpp.installed_version(), "file": task.gguf.name, "file_bytes": task.gguf.stat().st_size}
-    if task.gguf_draft:
-        about["rule"] = llama_cpp.RULE
+    about = {**about, "file": task.gguf.name, "file_bytes": task.gguf.stat().st_size}
     yield "about", {**about, "memory": [*found, memory("all texts decoded")]}
     if task.lengths and not task.gguf_draft:
-        yield "about", {"long": long_steps_of_llama_cpp(complete, task)}
+        yield "about", {"long": long_steps_of(complete, task)}
 
 
-def long_steps_of_llama_cpp(complete: Callable, task: Task) -> dict:
+def long_steps_of(complete: Callable, task: Task) -> dict:
     text, steps = task.long_text(), {}
     before = peak_resident_bytes()
     for length in sorted(task.lengths):
@@ -313,11 +328,13 @@ WORK: dict[str, Callable[[Task], Found]] = {
     "int8": ours,
     "llama.cpp": by_llama_cpp,
     "llama.cpp, drafted": by_llama_cpp,
+    "openvino": by_openvino,
     "self": same_vocabulary,
     "machine": machine,
 }
 CHOICES = [name for name in WORK if name not in ("llama.cpp, drafted", "machine")]
 USUAL = ["generate", "transformers", "int8", "llama.cpp"]
+READS_GGUF: dict[str, Any] = {"llama.cpp": llama_cpp, "openvino": openvino}  # the peers that are not torch
 
 
 def memory(when: str) -> dict:
@@ -475,21 +492,22 @@ def tasks(args: argparse.Namespace, pair: Pair) -> Iterator[Task | tuple[str, st
         yield task
     for peer, ks in chosen_peers(args.peers, args.k).items():
         task = replace(task, peer=peer, ks=ks)
-        if peer != "llama.cpp":
-            yield task
+        if peer in READS_GGUF:
+            yield from gguf_tasks(task, args)
         else:
-            yield from llama_cpp_tasks(task, args)
+            yield task
 
 
-def llama_cpp_tasks(task: Task, args: argparse.Namespace) -> Iterator[Task | tuple[str, str]]:
+def gguf_tasks(task: Task, args: argparse.Namespace) -> Iterator[Task | tuple[str, str]]:
     peer = task.peer
-    if not llama_cpp.is_installed():
+    if not READS_GGUF[peer].is_installed():
         yield peer, "not installed"
         return
     try:
         task = replace(task, gguf=llama_cpp.gguf_of(task.pair.verifier, args.llama_cpp))
         yield task
-        if draft := args.llama_cpp_draft:
+        draft = args.llama_cpp_draft
+        if draft and peer == "llama.cpp":
             peer = "llama.cpp, drafted"
             file = llama_cpp.gguf_of(named_model(draft), Path(draft) if Path(draft).is_file() else None)
             for k in task.ks:  # a process each, or two servers would be in memory at once
@@ -513,7 +531,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--lengths", type=positive_int, nargs="+", default=[], metavar="N", help="also one more token behind texts of N tokens"
     )
-    parser.add_argument("--llama-cpp", type=Path, metavar="FILE", help="the verifier's GGUF file (default: the pair's own)")
+    parser.add_argument(
+        "--llama-cpp", type=Path, metavar="FILE", help="the verifier's GGUF file, for openvino too (default: the pair's own)"
+    )
     parser.add_argument(
         "--llama-cpp-draft", metavar="FILE_OR_ID", help="llama.cpp drafts too: a draft's GGUF file, or the id of a pair's model"
     )

@@ -43,7 +43,7 @@ from specdec.engine import Engine
 from specdec.files import append_jsonl, read_jsonl
 from specdec.models import PLACEHOLDER, add_model_arguments, choose_pair, plain_token_ids
 from specdec.provenance import Share, start_rows
-from specdec.sampling import Settings, check_settings
+from specdec.sampling import Settings, check_settings, draw
 from specdec.terminal import Problem, check_outputs, positive_int, run, say
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def sample_batch(
     live = list(range(len(ids)))  # the answer of each row of the batch
     for _ in range(settings.max_new_tokens):
         probs = sampled_probs(batch.logits(), settings)
-        tokens = [torch.multinomial(row, 1, generator=generators[answer]) for row, answer in zip(probs, live, strict=True)]
+        tokens = [draw(row, generators[answer]) for row, answer in zip(probs, live, strict=True)]
         drawn = torch.cat(tokens).tolist()  # one wait for the GPU, not one an answer
         if keep:
             top = probs.topk(keep)

@@ -41,7 +41,7 @@ from specdec.files import BadLine, read_jsonl, write_whole
 from specdec.models import add_model_arguments, choose_pair
 from specdec.ngram import table_of
 from specdec.provenance import peak_memory_bytes, provenance
-from specdec.sampling import Settings, add_sampling_arguments, as_conditions, read_settings, to_probs
+from specdec.sampling import Settings, add_sampling_arguments, as_conditions, draw, read_settings, to_probs
 from specdec.show import Printer, TraceWriter, print_report, put
 from specdec.terminal import Problem, check_outputs, console, put_json, run, say, utf8
 from specdec.trace import Block, Run, summarize
@@ -83,7 +83,7 @@ def verify_draft(
         residual = (weights - draft_probs[n_accepted]).clamp(min=0)
         # p < q somewhere implies p > q elsewhere, but for float rounding when the two are equal to seven digits.
         weights = residual if residual.sum() > 0 else weights
-    return n_accepted, int(torch.multinomial(weights, 1, generator=generator))
+    return n_accepted, int(draw(weights, generator))
 
 
 def verify_greedy(verifier_logits: Tensor, draft_tokens: Tensor) -> tuple[int, int]:
@@ -143,7 +143,7 @@ class Drafter:
                 choice = int(logits.argmax())
             else:
                 q = to_probs(logits, settings)[0]
-                choice = int(torch.multinomial(q, 1, generator=generator))
+                choice = int(draw(q, generator))
                 probs[len(tokens), self.verifier_ids] = q
                 ended = bool(q[choice] < settings.stop_below)
             tokens.append(self.shared.verifier_ids[choice])

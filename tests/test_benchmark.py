@@ -13,7 +13,7 @@ import pytest
 from test_adapters_loading import lora, save_adapter
 
 import benchmark_decoding
-from specdec import llama_cpp, machine, speed
+from specdec import llama_cpp, machine, openvino, speed
 from specdec.models import PAIRS, Model
 from specdec.terminal import Problem
 from specdec.theory import tokens_per_block
@@ -366,3 +366,69 @@ def test_the_machine_is_measured(monkeypatch):
     assert rates["bytes_per_second"] > 0
     assert rates["multiply_adds_per_second"].keys() >= {"float32", "int8"}
     assert all(rate > 0 for rate in rates["multiply_adds_per_second"].values())
+
+
+# --- OpenVINO ---------------------------------------------------------------------------------------------------------
+
+
+def fake_genai(reads=True):
+    """As much of the package as the benchmark needs: a text of three tokens, and its times."""
+
+    class Pipeline:
+        asked: list = []
+
+        def __init__(self, file, device, **options):
+            if not reads:
+                raise RuntimeError("Check 'known' failed\n unsupported quantization: 20\n")
+
+        def generate(self, ids, config):
+            self.asked.append((ids, config))
+            times = {"get_ttft": lambda: SimpleNamespace(mean=0.5), "get_tpot": lambda: SimpleNamespace(mean=40.0)}
+            return SimpleNamespace(tokens=[[1, 2, 3]], perf_metrics=SimpleNamespace(**times))
+
+    return SimpleNamespace(LLMPipeline=Pipeline, GenerationConfig=SimpleNamespace)
+
+
+@pytest.fixture
+def genai(monkeypatch):
+    """`genai()` puts the package in place; `genai(False)` one that cannot read the file."""
+    monkeypatch.setattr(openvino, "is_installed", lambda: True)
+    monkeypatch.setattr(openvino, "installed_version", lambda: "1.2.3")
+    monkeypatch.setitem(sys.modules, "openvino", SimpleNamespace(Tensor=lambda array: array.tolist()))
+
+    def install(reads=True):
+        package = fake_genai(reads)
+        monkeypatch.setitem(sys.modules, "openvino_genai", package)
+        return package.LLMPipeline
+
+    return install
+
+
+def test_openvino_with_the_same_tokens_and_the_same_distribution(cli, tiny, prompts, tmp_path, in_this_process, genai):
+    pipeline = genai()
+    file = tmp_path / "verifier.gguf"
+    file.write_bytes(b"GGUF")
+    options = ("--llama-cpp", file, "--llama-cpp-draft", file, "--lengths", 20, 40, "--json", "-")
+    status, out, err = call(cli, tiny, prompts, *options, peers=("openvino=1,2",))
+    result = json.loads(out)
+    assert status == 0 and decodings(result, "openvino") == [(None, 0)] and len(result["summary"]) == 1, err
+    assert result["about"]["openvino"]["version"] == "1.2.3"
+    assert result["about"]["openvino"]["long"]["step_seconds"] == {"20": 0.04, "40": 0.04}
+    assert [row["tokens"] for row in result["rows"]] == [3, 3, 3]
+    ids, config = pipeline.asked[1]
+    assert (config.temperature, config.top_p, config.top_k, config.max_new_tokens) == (0.7, 1.0, 0, 6)
+    assert len(ids) == 1 and all(isinstance(token, int) for token in ids[0])
+
+
+def test_openvino_that_is_not_there_or_cannot_read_the_file(cli, tiny, prompts, tmp_path, in_this_process, genai, monkeypatch):
+    genai(reads=False)
+    file = tmp_path / "verifier.gguf"
+    file.write_bytes(b"GGUF")
+    options = ("--llama-cpp", file, "--json", tmp_path / "out.json")
+    status, out, err = call(cli, tiny, prompts, *options, peers=("openvino", "generate"))
+    assert status == 0 and "openvino: OpenVINO GenAI 1.2.3 does not read verifier.gguf: unsupported quantization: 20" in out, (
+        err
+    )
+    monkeypatch.setattr(openvino, "is_installed", lambda: False)
+    status, out, err = call(cli, tiny, prompts, *options, peers=("openvino", "generate"))
+    assert status == 0 and "openvino: not installed" in out, err

@@ -238,7 +238,7 @@ BROKEN_RULES = {
 def test_broken_rule_is_caught(name, monkeypatch):
     """All but one show in 800 texts; a free token that is always the likeliest takes more."""
     monkeypatch.setattr(speculative_decode, "verify_draft", BROKEN_RULES[name])
-    samples = SAMPLES if name == "argmax free token" else 800
+    samples = 2 * SAMPLES if name == "argmax free token" else 800
     assert agreement(Case(), settings(k=2), samples=samples) < 1e-6
 
 
@@ -284,7 +284,7 @@ class TakesTheUnsureTokenBack(Drafter):
 def test_taking_the_unsure_token_back_is_caught(overlapping):
     """The control of this control: with nothing below the bound it is the right loop."""
     unsure = settings(k=4, stop_below=0.6)
-    assert agreement(Case(overlapping), unsure, drafter_class=TakesTheUnsureTokenBack, samples=1000) < 1e-6
+    assert agreement(Case(overlapping), unsure, drafter_class=TakesTheUnsureTokenBack, samples=3000) < 1e-6
     sure = settings(k=4, stop_below=1e-9)
     assert agreement(Case(overlapping), sure, drafter_class=TakesTheUnsureTokenBack, samples=500) > 1e-3
 
@@ -319,11 +319,11 @@ class ArgmaxDraft(Drafter):
     """Drafts the likeliest token, but reports the whole q."""
 
     def propose(self, k, settings, stop, generator):
-        def first(weights, count, generator=None):
+        def first(weights, generator=None):
             return weights.argmax()[None]
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(torch, "multinomial", first)
+            patch.setattr(speculative_decode, "draw", first)
             return super().propose(k, settings, stop, generator)
 
 

@@ -276,14 +276,17 @@ def test_a_model_that_replaces_one_leaves_the_pairs_quantization():
     "change, expected",
     [
         ("none", "int8"),
-        ("bf16", "transformers"),
+        ("a GPU", "transformers"),
         ("nf4", "transformers"),
         ("no kernels", "transformers"),
         ("gpt2", "transformers"),
     ],
 )
-def test_the_faster_backend_is_int8_where_the_other_would_be_float32(tiny, monkeypatch, change, expected):
-    monkeypatch.setattr(models, "compute_dtype", lambda: torch.bfloat16 if change == "bf16" else torch.float32)
+def test_the_faster_backend_is_int8_where_it_runs(tiny, monkeypatch, change, expected):
+    if change == "a GPU":
+        card = SimpleNamespace(total_memory=2**30, name="a small card")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: card)
     if change == "no kernels":
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
     given = options(draft=tiny.draft, verifier=tiny.verifier, backend="auto", quantization="nf4" if change == "nf4" else "none")

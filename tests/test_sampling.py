@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from scipy.stats import chisquare
 
 from specdec import models
 from specdec.engine import Engine
 from specdec.reference import generate_options
-from specdec.sampling import Settings, check_settings, to_probs
+from specdec.sampling import Settings, check_settings, draw, to_probs
 from specdec.terminal import Problem
 
 TIES = torch.tensor([[1.0, 3.0, 1.0, 3.0, 1.0, 1.0, -2.0, 3.0]])
@@ -29,6 +30,57 @@ def test_a_row_keeps_the_same_tokens_alone_and_in_a_block():
     block = to_probs(rows, Settings(top_p=0.3))
     for number in range(6):
         assert torch.equal(block[number], to_probs(rows[number : number + 1], Settings(top_p=0.3))[0])
+
+
+WEIGHTS = torch.tensor([0.0, 0.3, 0.0, 0.0, 1.2, 0.05, 0.45, 0.0])
+SMALL = torch.full((150_000,), 1e-8)  # behind a token of 1, their 0.0015 is lost where float32 adds them up one by one
+SMALL[0] = 1
+
+
+def p_value(sampler, weights=WEIGHTS, count=20_000):
+    """Of chi-square, that `sampler` draws the tokens that have a weight in its proportion; 0 if it draws another."""
+    generator = torch.Generator().manual_seed(5)
+    found = torch.bincount(torch.cat([sampler(weights, generator) for _ in range(count)]), minlength=len(weights) + 1)
+    if found.sum() != found[: len(weights)][weights > 0].sum():
+        return 0.0
+    expected = count * weights / weights.sum()
+    return chisquare(found[: len(weights)][weights > 0], expected[weights > 0], sum_check=False).pvalue
+
+
+def test_draw_is_in_proportion_and_never_of_weight_zero():
+    assert p_value(draw) > 0.01
+    assert draw(torch.tensor([0.0, 0.0, 5e-7])).tolist() == [2]
+
+
+def at_the_share(weights, generator):
+    """Takes the first that reaches the share, not the first that exceeds it; of three shares."""
+    cumulative = weights.cumsum(-1, dtype=torch.float64)
+    share = torch.randint(0, 4, (1,), generator=generator) / 4
+    return torch.searchsorted(cumulative, share * cumulative[-1])
+
+
+def not_of_the_whole(weights, generator):
+    """Takes the weights for probabilities: their sum is 2."""
+    return torch.searchsorted(weights.cumsum(-1), torch.rand(1, generator=generator), right=True)
+
+
+@pytest.mark.parametrize("broken", [at_the_share, not_of_the_whole])
+def test_broken_draws_are_caught(broken):
+    assert p_value(broken) < 1e-6
+
+
+def test_small_weights_are_added_up():
+    """In float32, one by one, nothing would be left of them; the last one ends the whole."""
+    drawn = torch.cat([draw(SMALL, torch.Generator().manual_seed(seed)) for seed in range(4000)])
+    assert 1 <= int((drawn > 0).sum()) <= 20, "6 are expected"
+    assert float(draw_of_share(SMALL, 1 - 2**-53)) == len(SMALL) - 1
+
+
+def draw_of_share(weights, share):
+    """`draw`, whose uniform number is `share`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "rand", lambda *size, **options: torch.tensor([share], dtype=torch.float64))
+        return draw(weights)
 
 
 def test_top_k_keeps_all_that_equal_its_last():

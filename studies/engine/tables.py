@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 HERE = Path("studies/engine")
 FRONT, OWN, GPU = Path("README.md"), HERE / "README.md", Path("GPU.md")
-SPEED, BF16 = HERE / "results/benchmark.json", HERE / "results/benchmark_bf16.json"
+SPEED, NO_VNNI = HERE / "results/benchmark.json", HERE / "results/benchmark_no_vnni.json"  # two machines
 EXACTNESS, EXACTNESS_INT8 = HERE / "results/exactness.json", HERE / "results/exactness_int8.json"
 SHAPES = HERE / "results/shapes.json"  # models of Phi-3's shapes with random weights
 HEAD = HERE / "results/draft_head.json"  # the draft with fewer tokens to propose
@@ -35,6 +35,7 @@ OURS = ("transformers", "int8")
 PEERS = {  # as benchmark_decoding.py names them → as the page does, in the page's order
     "llama.cpp": "llama.cpp",
     "llama.cpp, drafted": "llama.cpp",
+    "openvino": "OpenVINO GenAI",
     "generate": "transformers `generate`",
     "packed": "the same, linear layers packed",
     "transformers": "ours on transformers",
@@ -77,10 +78,9 @@ def openings_of(result: dict) -> str:
     ):
         metrics.append([label, "", *(f"{of[key]:.2g}" for of in samplers.values())])
     ours = samplers["ours"]
-    short = "" if "decoded" in result["conditions"] else " Of an earlier version, whose blocks drafted at most 3 tokens here."
     return (
         f"{table(['opening', 'expected', *samplers], openings + metrics)}\n\n{ours['samples']} texts each, {ours['bins']} "
-        f"bins, the likeliest shown. {assisted(result)}{short} {hardware([result['environment']])}"
+        f"bins, the likeliest shown. {assisted(result)} {hardware([result['environment']])}"
     )
 
 
@@ -126,7 +126,18 @@ def peak(result: dict, peer: str) -> str:
 
 def speed() -> str:
     """The page's one table."""
-    result = load(SPEED)
+    return speeds_of(load(SPEED))
+
+
+def no_vnni() -> str:
+    """Another machine, whose processor has neither VNNI nor bf16 units."""
+    result = load(NO_VNNI)
+    costs = cost_ratios(result)["int8"]
+    return f"{speeds_of(result)} Cost ratio c in int8: {costs:.3f}."
+
+
+def speeds_of(result: dict) -> str:
+    """Of every peer and draft the fastest row, and what the run was."""
     rows = []
     for row in best_rows(result):
         ratios = [number(row[key]) for key in ("over_llama_cpp", "over_generate", "over_no_draft")]
@@ -170,7 +181,18 @@ def speed_by_k() -> str:
     costs = ", ".join(f"{PEERS[peer]} {found:.3f}" for peer, found in cost_ratios(result).items())
     return (
         f"{table(EVERY, every_decoding(result))}\n\nCost ratio c: {costs}. Time outside the two models' forwards: at most "
-        f"{overhead:.1%}. {medians(result)}"
+        f"{overhead:.1%}. {for_itself(result)}{medians(result)}"
+    )
+
+
+def for_itself(result: dict) -> str:
+    """Our loop beside transformers' own, where one model drafts for itself and both do the same work."""
+    same = result["about"].get("self")
+    if not same:
+        return ""
+    return (
+        f"Where one model drafts for itself (SmolLM2, K = {same['k']}), our loop on transformers makes {same['ours']:.1f} "
+        f"tokens/s and transformers' assisted generation {same['assisted_generation']:.1f}. "
     )
 
 
@@ -182,19 +204,6 @@ def cost_ratios(result: dict) -> dict[str, float]:
         if costs:
             ratios[peer] = costs["draft"] / costs["verifier"]
     return ratios
-
-
-def bf16() -> str:
-    """Another machine, whose processor has bf16 units."""
-    result = load(BF16)
-    same = result["about"]["self"]
-    overhead = max(row["overhead_share"] for row in result["summary"] if row["peer"] in OURS)
-    return (
-        f"{table(EVERY, every_decoding(result))}\n\nCost ratio c = {cost_ratios(result)['transformers']:.3f}; time outside the "
-        f"two models' forwards at most {overhead:.1%}; peak memory {peak(result, 'transformers')} GiB. Where one model drafts "
-        f"for itself (SmolLM2, K = {same['k']}), our loop makes {same['ours']:.1f} tokens/s and transformers' assisted "
-        f"generation {same['assisted_generation']:.1f}. {medians(result, 'of ratios too')} {hardware([result['environment']])}"
-    )
 
 
 # --- what a block's time consists of ----------------------------------------------------------------------------------
@@ -386,8 +395,8 @@ def agreement_in_words() -> str:
 
 
 def draw_speed() -> Figure:
-    """The bf16 machine's."""
-    rows = [row for row in load(BF16)["summary"] if row["peer"] == "transformers" and row["draft"]]
+    """Of the draft whose blocks are drawn."""
+    rows = block_rows(load(SPEED))[1:]
     lengths = [found["k"] for found in rows]
     figure, (panel,) = new_figure(6, 3.5)
     for number, (key, line, label) in enumerate(
@@ -405,7 +414,7 @@ def draw_speed() -> Figure:
 
 
 def figure_speed() -> str:
-    rows = [row for row in load(BF16)["summary"] if row["peer"] == "transformers" and row["draft"]]
+    rows = block_rows(load(SPEED))[1:]
     best = max(rows, key=lambda found: found["over_no_draft"])
     lengths = ", ".join(str(found["k"]) for found in rows)
     measured, from_blocks, from_alpha = (
@@ -413,7 +422,7 @@ def figure_speed() -> str:
         for key in ("over_no_draft", "predicted_from_blocks", "predicted_from_alpha")
     )
     words = (
-        f"Speed-up over our loop without a draft, at K = {lengths}. Measured: {measured}; best at K = {best['k']}. Predicted "
+        f"Speed-up of the {best['draft']} draft in int8 over our loop without a draft, at K = {lengths}. Measured: {measured}; best at K = {best['k']}. Predicted "
         f"from the measured tokens per block: {from_blocks}; from α as if positions were independent: {from_alpha}."
     )
     return picture(SPEED_FIGURE, OWN, words)
@@ -623,7 +632,7 @@ OWN_PARTS: dict[str, Part] = {
     "agreement": agreement,
     "agreement in words": agreement_in_words,
     "memory": memory_in_words,
-    "bf16": bf16,
+    "no vnni": no_vnni,
     "figure speed": figure_speed,
     "exactness": exactness,
     "exactness int8": exactness_int8,
