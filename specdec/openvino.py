@@ -1,4 +1,4 @@
-"""OpenVINO GenAI on a GGUF file, without a draft, which it reads in its own form alone (`pip install -r requirements-peers.txt`).
+"""OpenVINO GenAI on a GGUF file, without a draft, whose file it would not read (`pip install -r requirements-peers.txt`).
 
 No torch here, as in `specdec.llama_cpp`.
 """

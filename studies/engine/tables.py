@@ -422,8 +422,9 @@ def figure_speed() -> str:
         for key in ("over_no_draft", "predicted_from_blocks", "predicted_from_alpha")
     )
     words = (
-        f"Speed-up of the {best['draft']} draft in int8 over our loop without a draft, at K = {lengths}. Measured: {measured}; best at K = {best['k']}. Predicted "
-        f"from the measured tokens per block: {from_blocks}; from α as if positions were independent: {from_alpha}."
+        f"Speed-up of the {best['draft']} draft in int8 over our loop without a draft, at K = {lengths}. Measured: {measured}; "
+        f"best at K = {best['k']}. Predicted from the measured tokens per block: {from_blocks}; from α as if positions were "
+        f"independent: {from_alpha}."
     )
     return picture(SPEED_FIGURE, OWN, words)
 
