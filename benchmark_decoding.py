@@ -166,11 +166,11 @@ def ours(task: Task) -> Found:
     for drafter in drafters.values():
         decoded(engine, task.prompts[0][0], Settings(k=2, max_new_tokens=8), task.seed, drafter)  # warms up
     found.append(memory("a text decoded"))
-    weights = {"verifier": weights_of(engine.verifier, pair.verifier, 2)}
+    weights = {"verifier": weights_of(engine.verifier, pair.verifier)}
     costs = {"verifier": step_seconds(engine.verifier), "verifier_of_5": step_seconds(engine.verifier, width=5)}
     models = [drafter.model for drafter in drafters.values() if isinstance(drafter.model, CachedModel | Int8Model)]
     for model in models[:1]:  # all drafts are one architecture
-        weights["draft"], costs["draft"] = weights_of(model, pair.draft, 1), step_seconds(model)
+        weights["draft"], costs["draft"] = weights_of(model, pair.draft), step_seconds(model)
     yield "about", {"seconds_per_step": costs, "weights": weights, "memory": found}
     for prompt, _ in task.prompts:
         yield "row", decoded(engine, prompt, task.settings(), task.seed)
@@ -192,10 +192,11 @@ def decoded(engine: Engine, prompt: str, settings: Settings, seed: int, drafter:
     return {**row, "first_token_seconds": result.prefill_seconds + blocks[0].seconds}
 
 
-def weights_of(model, source: Model, parts: int) -> dict:
-    """What `specdec.speed.pass_floor` asks of a model; `parts` is that of the int8 backend's activations."""
+def weights_of(model, source: Model) -> dict:
+    """What `specdec.speed.pass_floor` asks of a model."""
     if isinstance(model, Int8Model):
-        return {"count": multiplied_weights(source, len(model.rows)), "bytes": 1, "products": parts, "dtype": "int8"}
+        count = multiplied_weights(source, len(model.rows))
+        return {"count": count, "bytes": 1, "products": model.products / count, "dtype": "int8"}
     dtype = compute_dtype()
     return {
         "count": multiplied_weights(source),

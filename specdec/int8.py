@@ -2,8 +2,8 @@
 
   weights      int8, one scale a row, multiplied by FBGEMM's kernels, which x86 torch has inside: with one to nine tokens a
                product takes nearly the same time, for it is the weights that have to be read.
-  activations  one scale a token, 7 bits, or 14 in two parts that are two rows of one product (`specdec.int8_pass.linear`).
-               With 7 bits two neighbouring products of 8 bits cannot exceed 16 bits, which is what AVX2 adds them up in.
+  activations  one scale a token, 8 bits where the CPU has VNNI; or twice as many in two parts that are two rows of one product
+               (`specdec.int8_pass.linear`). AVX2 alone adds two neighbouring products in 16 bits, which 7 bits cannot exceed.
   cache        one array a layer, which grows by CHUNK tokens; to drop tokens is to lower a number.
   output       rows that can never be sampled are not computed.
 
@@ -40,7 +40,8 @@ class Int8Model:
         model: a transformers model on the CPU. It is emptied: its matrices are packed one by one.
         rows: the ids of the tokens that may be sampled; the logits of all others are −inf.
         context: the number of tokens that the model can read, None where nothing limits it.
-        parts: 1 for activations of 7 bits, 2 for 14.
+        parts: of the activations, 1 or 2. With VNNI two parts of a block of five tokens take a third longer than one, so that
+            two go only where they move p: before down and before the output layer (studies/engine has how near it comes).
 
     Raises:
         Problem: torch has no such kernels on this CPU, a part of the model is not written out here, its weights are not finite.
@@ -69,6 +70,10 @@ class Int8Model:
         finite = [bool(piece.sum().isfinite()) for piece in pieces([self.embedding])]  # at once, it would be copied whole
         if not all(finite):
             raise Problem(f"the weights of {self.name} hold numbers that are not finite (embed_tokens). Choose others.")
+        vnni = torch.cpu._is_vnni_supported()
+        self.levels, self.head_parts = 127 if vnni else 63, parts
+        self.parts = [1, 1, 1, parts] if vnni else [parts] * 4  # of the four kinds of matrices
+        self.products = parts * len(self.rows) * config.hidden_size  # multiply-adds of one token
         self.head, self.head_bias = packed_linears([model.lm_head], self.rows)  # first: no other takes as much memory to pack
         self.norms: list[Tensor] = []
         self.matrices: list = []
@@ -78,7 +83,7 @@ class Int8Model:
             give_back_freed_memory()
         self.norm, self.eps = model.model.norm.weight.detach().float(), model.model.norm.variance_epsilon
         self.heads, self.head_size = (config.num_attention_heads, config.num_key_value_heads), head_size(config)
-        self.parts, self._pass = parts, compiled()
+        self._pass = compiled()
         self.start()
         check_agreement(self)
         self.start()
@@ -88,7 +93,9 @@ class Int8Model:
         for norm in (layer.input_layernorm, layer.post_attention_layernorm):
             self.norms.append(norm.weight.detach().float())
         together = ([attention.q_proj, attention.k_proj, attention.v_proj], [attention.o_proj])
-        for linears in (*together, [mlp.gate_proj, mlp.up_proj], [mlp.down_proj]):
+        kinds = (*together, [mlp.gate_proj, mlp.up_proj], [mlp.down_proj])
+        for parts, linears in zip(self.parts, kinds, strict=True):
+            self.products += parts * sum(linear.weight.numel() for linear in linears)
             matrix, bias = packed_linears(linears)
             self.matrices.append(matrix)
             self.biases.append(bias)
@@ -114,7 +121,7 @@ class Int8Model:
         pieces = [self._read(tokens[begin : begin + PIECE]) for begin in range(0, len(tokens), PIECE)]
         states = rms_norm(torch.cat(pieces)[-keep:], self.norm.shape, self.norm, self.eps)
         logits = torch.full((keep, self.width), float("-inf"))
-        logits[:, self.columns] = linear(states, self.head, self.head_bias, self.parts)
+        logits[:, self.columns] = linear(states, self.head, self.head_bias, self.head_parts, self.levels)
         self.seconds += time.perf_counter() - started
         return logits
 
@@ -136,9 +143,8 @@ class Int8Model:
         sin[..., : sin.shape[-1] // 2].neg_()  # as `rotated` takes it
         self._make_room(self.length + len(tokens))
         matrices, biases = self.matrices, self.biases
-        states = self._pass(
-            states, cos, sin, self.length, self.caches, self.norms, matrices, biases, self.heads, self.eps, self.parts
-        )
+        cached = (self.length, self.caches, self.norms, matrices, biases, self.heads, self.eps)
+        states = self._pass(states, cos, sin, *cached, self.parts, self.levels)
         self.length += len(tokens)
         return states
 

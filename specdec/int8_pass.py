@@ -39,7 +39,8 @@ def read(
     biases: list[Tensor | None],
     heads: tuple[int, int],
     eps: float,
-    parts: int,
+    parts: list[int],
+    levels: int,
 ) -> Tensor:
     """The states [n, H] behind the last layer, of new tokens behind `length` cached ones, whose keys and values are cached.
 
@@ -48,15 +49,17 @@ def read(
         caches: of each layer [2, cached heads, room, d], keys and values, with room for n more.
         norms: two of each layer. matrices, biases: four of each: q, k and v in one; o; gate and up in one; down.
         heads: of the queries, and of keys and values.
+        parts: of the activations, for the four kinds of matrices in turn; levels: as `linear` takes them.
     """
     for number, cache in enumerate(caches):
+        at = 4 * number
         normed = rms_norm(states, states.shape[1:], norms[2 * number], eps)
-        projected = linear(normed, matrices[4 * number], biases[4 * number], parts)
+        projected = linear(normed, matrices[at], biases[at], parts[0], levels)
         mixed = attention(projected, cos, sin, length, cache, heads)
-        states = states + linear(mixed, matrices[4 * number + 1], biases[4 * number + 1], parts)
+        states = states + linear(mixed, matrices[at + 1], biases[at + 1], parts[1], levels)
         normed = rms_norm(states, states.shape[1:], norms[2 * number + 1], eps)
-        gate, up = linear(normed, matrices[4 * number + 2], biases[4 * number + 2], parts).chunk(2, -1)
-        states = states + linear(silu_by_token(gate).mul_(up), matrices[4 * number + 3], biases[4 * number + 3], parts)
+        gate, up = linear(normed, matrices[at + 2], biases[at + 2], parts[2], levels).chunk(2, -1)
+        states = states + linear(silu_by_token(gate).mul_(up), matrices[at + 3], biases[at + 3], parts[3], levels)
     return states
 
 
@@ -65,21 +68,23 @@ def linear(
     matrix: Packed,
     bias: Tensor | None,
     parts: int,
+    levels: int,
 ) -> Tensor:
-    """states [n, in] → [n, out]: rounded to 7 bits, or with two parts to 14, with one scale a token.
+    """states [n, in] → [n, out]: rounded to whole numbers from -levels to levels, with one scale a token.
 
     FBGEMM takes one scale for all activations of a product. So every token's are first divided by a step of its own, which
-    makes its largest 63; the product's scale is then 1. With two parts what the first rounds away is a second row, in steps
-    126 times as small, and added back.
+    makes its largest `levels`; the product's scale is then 1. With two parts what the first rounds away is a second row, in
+    steps 2 · levels times as small, and added back.
     """
-    step = states.abs().amax([-1], True).clamp_(min=1e-20).div_(63)
+    step = states.abs().amax([-1], True).clamp_(min=1e-20).div_(levels)
     states = states / step
     if parts == 1:
-        found = product(states, matrix)
+        found = product(states, matrix, levels)
     else:
+        finer = 2.0 * levels
         whole = states.round()
-        first, second = product(torch.cat((whole, states.sub_(whole).mul_(126))), matrix).chunk(2)
-        found = torch.add(first, second, alpha=1 / 126)
+        first, second = product(torch.cat((whole, states.sub_(whole).mul_(finer))), matrix, levels).chunk(2)
+        found = torch.add(first, second, alpha=1 / finer)
     found.mul_(step)
     return found if bias is None else found.add_(bias)
 
@@ -87,9 +92,10 @@ def linear(
 def product(
     states: Tensor,
     matrix: Packed,
+    levels: int,
 ) -> Tensor:
-    """Of `states` rounded to whole numbers from -63 to 63, which become 1 to 127: two products with 8 bits then fit into 16."""
-    return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(states, 1.0, 64, matrix)
+    """Of `states` rounded to whole numbers from -levels to levels, which become 1 to 2 · levels + 1."""
+    return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(states, 1.0, levels + 1, matrix)
 
 
 def attention(projected: Tensor, cos: Tensor, sin: Tensor, length: int, cache: Tensor, heads: tuple[int, int]) -> Tensor:

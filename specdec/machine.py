@@ -38,7 +38,7 @@ def int8_product(states: torch.Tensor, matrix: torch.Tensor) -> Callable:
 
     use_fbgemm()
     weights = packed([matrix])
-    return lambda: product(states, weights)
+    return lambda: product(states, weights, 63)
 
 
 def shortest(call: Callable, tries: int = 5) -> float:

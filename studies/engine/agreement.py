@@ -1,10 +1,10 @@
-"""How far is the int8 verifier from its float32 self? Both read the verifier's stored answers, teacher-forced.
+"""How far is the int8 verifier from its bf16 or float32 self? Both read the verifier's stored answers, teacher-forced.
 
 By answer: the mean overlap Σ min(p_int8, p) of its positions, the share of positions where both hold the same token for the
 likeliest, and −log p of the text under both; p as it is sampled at the answers' temperature. With bf16 units, and on a GPU, the
 other one computes in bf16: `dtype` in the result says so.
 
-    python -m studies.engine.agreement --answers studies/distillation/answers/at.jsonl --limit 8 --json FILE
+    python -m studies.engine.agreement --answers studies/distillation/answers/at.jsonl --limit 32 --json FILE
 """
 
 from __future__ import annotations

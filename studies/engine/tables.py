@@ -244,7 +244,7 @@ def floors(result: dict) -> str:
         "A block: K steps of the draft, a pass of the verifier, the rest. “At least”: its weights read once at the "
         f"{rates['bytes_per_second'] / 1e9:.1f} GB/s of this memory, or its multiply-adds at this processor's rate (10⁹ a "
         f"second: {products}), whichever takes longer. In int8 the verifier's weights are {weights['count'] / 1e9:.2f} GB, and "
-        f"each is multiplied {weights['products']} times a token.{size}"
+        f"each is multiplied {weights['products']:.1f} times a token.{size}"
     )
 
 
@@ -503,6 +503,24 @@ def said(ratio: dict) -> str:
     return f"{ratio['mean']:.2f}{known}"
 
 
+def reading() -> str:
+    """The best row in int8 beside llama.cpp and the transformers backend, and what its block consists of."""
+    result, best = load(SPEED), best_draft()
+    llama = ratio_of(best, {"peer": "llama.cpp", "draft": None, "k": 0})
+    low, high = llama["interval"] or (0.0, math.inf)
+    verdict = "ahead of it" if low > 1 else "behind it" if high < 1 else "these prompts do not tell which is ahead"
+    others = [row for row in result["summary"] if row["peer"] == "transformers"]
+    older = ratio_of(best, max(others, key=lambda row: row["tokens_per_second"]))
+    parts, least = best["seconds_per_block"], sum(best["floor_per_block"].values())
+    times = ", ".join(f"{label} {milliseconds(parts[part])}" for part, label, _ in PARTS_OF_A_BLOCK)
+    return (
+        f"- In int8 with the {best['draft']} draft at K = {best['k']} the loop makes {said(llama)} times the tokens a second "
+        f"of llama.cpp without a draft ({verdict}), and {said(older)} times those of its fastest run on transformers, whose "
+        f"weights are read in bf16. Of its block of {milliseconds(sum(parts.values()))} ms: {times}; at least "
+        f"{milliseconds(least)} on this machine."
+    )
+
+
 def int8_rows() -> list[dict]:
     """The summary rows of our loop in int8 with a draft."""
     return [found for found in load(SPEED)["summary"] if found["peer"] == "int8" and found["draft"]]
@@ -623,6 +641,7 @@ def shapes_memory() -> str:
 OWN_PARTS: dict[str, Part] = {
     "answer": answer,
     "speed": speed,
+    "reading": reading,
     "figure blocks": figure_blocks,
     "blocks": blocks,
     "speed by k": speed_by_k,
