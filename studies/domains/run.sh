@@ -64,15 +64,15 @@ if [ "$last" -le 2 ]; then exit; fi
 python generate_answers.py --prompts domains/function_calling_users.jsonl --limit 24 --top-probs 128 --batch-size 4 \
   --output $answers/function_calling_users.jsonl
 python generate_answers.py --prompts domains/function_calling_test.jsonl --limit 24 --batch-size 4 --output $answers/test.jsonl
-# 10 steps (2 minutes each)
-distill function_calling_users --answers $answers/function_calling_users.jsonl --limit 20 --loss tvdpp_position
-distill function_calling_users_nll --answers $answers/function_calling_users.jsonl --limit 20 --loss nll
-# the verifier's own queries, with the users' tools, and its answers to them (12 + 4 minutes, 2 for the draft)
+# 40 steps of one answer: four of the longest prompts would take 57 GiB (3 minutes)
+distill function_calling_users --batch-size 1 --answers $answers/function_calling_users.jsonl --limit 20 --loss tvdpp_position
+# the verifier's own queries, with the users' tools, and its answers to them (12 + 4 minutes, 3 for the draft)
 python generate_queries.py --domain function_calling --draws 48 --batch-size 4 --output $queries/function_calling.jsonl \
   --json $results/queries_function_calling.json
 python generate_answers.py --prompts $queries/function_calling.jsonl --limit 24 --top-probs 128 --batch-size 4 \
   --output $answers/function_calling_synthetic.jsonl
-distill function_calling_synthetic --answers $answers/function_calling_synthetic.jsonl --limit 20 --loss tvdpp_position
+distill function_calling_synthetic --batch-size 1 --answers $answers/function_calling_synthetic.jsonl --limit 20 \
+  --loss tvdpp_position
 # every draft on every text (10 minutes)
 tests="domains/biology_test.jsonl domains/function_calling_test.jsonl domains/general.jsonl domains/at.jsonl"
 measured="base"
@@ -96,13 +96,16 @@ distill at_synthetic --answers $answers/at_synthetic.jsonl --limit 40 --loss tvd
 python generate_answers.py --prompts domains/biology_exam.jsonl --limit 48 --top-probs 128 --output $answers/biology_exam.jsonl
 distill biology_exam --answers $answers/biology_exam.jsonl --limit 40 --loss tvdpp_position
 distill biology_users_online --answers $answers/biology_users.jsonl --limit 40 --loss tvdpp_position --data online
-# function calling: curated queries, the draft's own text (5 + 10 minutes)
+# function calling: black-box, curated queries, the draft's own text (3 + 6 + 10 minutes)
+distill function_calling_users_nll --batch-size 1 --answers $answers/function_calling_users.jsonl --limit 20 --loss nll
 python generate_answers.py --prompts domains/function_calling_curated.jsonl --limit 24 --top-probs 128 --batch-size 4 \
   --output $answers/function_calling_curated.jsonl
-distill function_calling_curated --answers $answers/function_calling_curated.jsonl --limit 20 --loss tvdpp_position
-distill function_calling_users_online --answers $answers/function_calling_users.jsonl --limit 20 --loss tvdpp_position --data online
+distill function_calling_curated --batch-size 1 --answers $answers/function_calling_curated.jsonl --limit 20 --loss tvdpp_position
+distill function_calling_users_online --batch-size 1 --answers $answers/function_calling_users.jsonl --limit 20 \
+  --loss tvdpp_position --data online
 # one draft on all three (12 minutes)
-distill mixed --answers $answers/biology_users.jsonl $answers/function_calling_users.jsonl $answers/at_pairs.jsonl --loss tvdpp_position
+distill mixed --batch-size 1 --answers $answers/biology_users.jsonl $answers/function_calling_users.jsonl $answers/at_pairs.jsonl \
+  --loss tvdpp_position
 # every draft on every test set (60 minutes)
 for draft in $drafts/*/; do
   name=$(basename "$draft")
@@ -118,7 +121,7 @@ python generate_answers.py --prompts domains/function_calling_users.jsonl --limi
   --output $answers/function_calling_users.jsonl
 for size in 125 250 500; do
   distill biology_users_$size --answers $answers/biology_users.jsonl --limit $size --loss tvdpp_position
-  distill function_calling_users_$size --answers $answers/function_calling_users.jsonl --limit $size --loss tvdpp_position
+  distill function_calling_users_$size --batch-size 1 --answers $answers/function_calling_users.jsonl --limit $size --loss tvdpp_position
   measured="$measured biology_users_$size=$drafts/biology_users_$size"
   measured="$measured function_calling_users_$size=$drafts/function_calling_users_$size"
 done
