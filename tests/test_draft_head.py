@@ -41,7 +41,7 @@ def test_what_both_make_of_the_speed(tmp_path, monkeypatch):
     others = [{**row, "k": 4, "tokens_per_second": 4.0}, {**row, "peer": "llama.cpp", "tokens_per_second": 9.0}]
     others.append({**row, "draft": "base", "tokens_per_second": 6.0})
     for name, result in (
-        ("SPEED", {"conditions": {"drafts": {"base": None, "tuned": "adapters/tuned"}}, "summary": [*others, row]}),
+        ("NO_VNNI", {"conditions": {"drafts": {"base": None, "tuned": "adapters/tuned"}}, "summary": [*others, row]}),
         ("HEAD", {"conditions": {"adapter": "adapters/tuned"}}),
     ):
         file = tmp_path / f"{name}.json"

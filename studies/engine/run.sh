@@ -17,7 +17,7 @@ python benchmark_decoding.py --drafts base distilled=adapters/distilled distille
 python -m studies.engine.agreement --answers studies/distillation/answers/at.jsonl --limit 32 \
   --json $results/agreement.json
 
-# --- a smaller output layer of the draft: 3 minutes ---
+# --- a smaller output layer of the draft, on the CPU without VNNI: 5 minutes; its page's last column takes that CPU's benchmark ---
 python -m studies.engine.draft_head --answers studies/preference/results/answers.jsonl --prompts domains/at.jsonl --per-type 3 \
   --counts studies/distillation/answers/at.jsonl --adapter-path adapters/distilled --json $results/draft_head.json
 
