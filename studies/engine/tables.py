@@ -493,7 +493,8 @@ def over_base(best: dict) -> str:
 def over_llama_cpp(best: dict) -> str:
     if best["over_llama_cpp"] is None:
         return ""
-    return f", and {said(ratio_of(best, {'peer': 'llama.cpp', 'draft': None, 'k': 0}))} times those of llama.cpp without a draft, prompts read in both"
+    ratio = ratio_of(best, {"peer": "llama.cpp", "draft": None, "k": 0})
+    return f", and {said(ratio)} times those of llama.cpp without a draft, the reading of the prompt included"
 
 
 def said(ratio: dict) -> str:
