@@ -111,12 +111,13 @@ def number(value: float | None, digits: int = 2) -> str:
 
 
 def best_rows(result: dict) -> list[dict]:
-    """Of every peer and draft the row of the K that makes most tokens a second; in the order of PEERS."""
+    """Of every peer the fastest row without a draft, with the base draft and with a tuned one; in the order of PEERS."""
     best: dict[tuple, dict] = {}
     for row in result["summary"]:
-        known = best.setdefault((row["peer"], row["draft"]), row)
+        kind = row["draft"] if row["draft"] in (None, "base") else "tuned"
+        known = best.setdefault((row["peer"], kind), row)
         if row["tokens_per_second"] > known["tokens_per_second"]:
-            best[row["peer"], row["draft"]] = row
+            best[row["peer"], kind] = row
     return sorted(best.values(), key=lambda row: list(PEERS).index(row["peer"]))
 
 
@@ -149,9 +150,8 @@ def speeds_of(result: dict) -> str:
             rows.append([PEERS.get(peer, peer), about["not_measured"], *[""] * 6])
     header = ["decoding", "tokens/s", "× llama.cpp", "× generate", "× itself without a draft", "tokens per pass"]
     header += ["first token, s", "peak memory, GiB"]
-    return (
-        f"{table(header, rows)}\n\n{medians(result)} Of every draft the K that was fastest. {hardware([result['environment']])}"
-    )
+    shown = "Of the tuned drafts the fastest, and of every draft its fastest K."
+    return f"{table(header, rows)}\n\n{medians(result)} {shown} {hardware([result['environment']])}"
 
 
 def medians(result: dict, ratios: str = "of ratios means") -> str:
