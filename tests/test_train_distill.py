@@ -227,10 +227,11 @@ def tensor_peak(work) -> int:
 
 @pytest.mark.parametrize("loss", sorted(LOSSES))
 def test_every_loss_trains(cli, home, tiny, tmp_path, loss):
-    status, _, err = cli(train_distill, *options(home, tiny, "--loss", loss, "--max-steps", 2))
+    """In four steps, for all tokens that `tvdpp_sampled` draws in one may have the same reward."""
+    status, _, err = cli(train_distill, *options(home, tiny, "--loss", loss, "--max-steps", 4))
     assert status == 0, err
     metrics = json.loads((tmp_path / "tuned" / "metrics.json").read_text())
-    assert metrics["settings"]["loss"] == loss and metrics["steps"] == 2
+    assert metrics["settings"]["loss"] == loss and metrics["steps"] == 4
     assert any(value.abs().sum() > 0 for name, value in tensors(tmp_path / "tuned").items() if "lora_B" in name)
 
 
@@ -366,7 +367,7 @@ def test_all_weights_ship_as_the_nearest_adapter(cli, home, tiny, tmp_path):
     metrics, small = (json.loads((folder / "metrics.json").read_text()) for folder in (whole, less))
     assert metrics["settings"]["all_weights"] and metrics["settings"]["lora_r"] is None
     assert metrics["truncated"]["share_of_squared_norm"] == pytest.approx(1, abs=1e-4)
-    assert metrics["truncated"]["held_out_overlap"] == pytest.approx(metrics["held_out_overlap"]["after"], abs=1e-5)
+    assert metrics["truncated"]["held_out_overlap"] == pytest.approx(metrics["held_out_overlap"]["after"], abs=5e-4)  # bf16
     assert small["truncated"]["share_of_squared_norm"] < 0.95
     assert all(value.shape[0] == 1 for name, value in tensors(less).items() if "lora_A" in name)
     assert metrics["held_out_overlap"]["after"] != metrics["held_out_overlap"]["before"]
