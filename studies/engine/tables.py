@@ -78,10 +78,9 @@ def openings_of(result: dict) -> str:
     ):
         metrics.append([label, "", *(f"{of[key]:.2g}" for of in samplers.values())])
     ours = samplers["ours"]
-    short = "" if "decoded" in result["conditions"] else " Of an earlier version, whose blocks drafted at most 3 tokens here."
     return (
         f"{table(['opening', 'expected', *samplers], openings + metrics)}\n\n{ours['samples']} texts each, {ours['bins']} "
-        f"bins, the likeliest shown. {assisted(result)}{short} {hardware([result['environment']])}"
+        f"bins, the likeliest shown. {assisted(result)} {hardware([result['environment']])}"
     )
 
 
