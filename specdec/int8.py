@@ -40,8 +40,8 @@ class Int8Model:
         model: a transformers model on the CPU. It is emptied: its matrices are packed one by one.
         rows: the ids of the tokens that may be sampled; the logits of all others are −inf.
         context: the number of tokens that the model can read, None where nothing limits it.
-        parts: of the activations, 1 or 2. With VNNI two parts of a block of five tokens take a third longer than one, so that
-            two go only where they move p: before down and before the output layer (studies/engine has how near it comes).
+        parts: of the activations, 1 or 2. With VNNI two parts of a block take longer than one, so that two go
+            only where they move p: before down and before the output layer (studies/engine has how near it comes).
 
     Raises:
         Problem: torch has no such kernels on this CPU, a part of the model is not written out here, its weights are not finite.
@@ -63,7 +63,7 @@ class Int8Model:
                 f"the tokenizer of {self.name} has a token of id {int(self.rows[-1])}, the model only {self.width} logits "
                 "rows. Tokenizer and weights do not belong together: choose a folder where they do."
             )
-        # A slice is filled in a twentieth of the time that a list of columns takes.
+        # A slice is filled much faster than a list of columns.
         self.columns = self.rows if len(self.rows) <= self.rows[-1] else slice(len(self.rows))
         self.unnamed = torch.tensor(sorted(set(range(self.width)) - set(self.rows.tolist())), dtype=torch.long)
         self.embedding, self.rotary = own(model.model.embed_tokens.weight.detach()), model.model.rotary_emb

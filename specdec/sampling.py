@@ -63,7 +63,7 @@ def draw(weights: Tensor, generator: torch.Generator | None = None) -> Tensor:
 
     It is the first whose cumulative weight exceeds a uniform share of the whole, so one of weight 0 is never drawn. Added up in
     float64, for a vocabulary's worth of float32 roundings would shift it. torch.multinomial draws an exponential number for
-    every token instead: of 151,936 that takes 3 ms, more than all else in a block outside the models.
+    every token instead, which for a large vocabulary takes longer than all else in a block outside the models.
     """
     import torch
 

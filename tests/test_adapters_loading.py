@@ -72,8 +72,9 @@ def kinds() -> dict:
 
 
 @pytest.mark.parametrize("kind", kinds())
-def test_changes_of_weights_are_merged(tiny, tmp_path, kind):
-    """The merged draft is the one that PEFT runs unmerged, and another one than the base."""
+def test_changes_of_weights_are_merged(tiny, tmp_path, kind, monkeypatch):
+    """The merged draft is the one that PEFT runs unmerged, and another one than the base. In float32 on every CPU."""
+    monkeypatch.setattr(models, "compute_dtype", lambda: torch.float32)
     from peft import PeftModel
 
     folder = save_adapter(tmp_path, tiny.draft, kinds()[kind])
@@ -83,7 +84,7 @@ def test_changes_of_weights_are_merged(tiny, tmp_path, kind):
     with torch.inference_mode():
         probs = [model(tokens).logits.float().softmax(-1) for model in (merged, attached, base)]
     near, far = (float((probs[0] - other).abs().sum(-1).mean()) for other in probs[1:])
-    assert state == "merged" and near < 0.06 and far > near * 1.25, "in bf16 the merged weights are rounded"
+    assert state == "merged" and near < 0.06 and far > near * 1.5
 
 
 def merged_at_once(draft: str, folder: Path, dtype: torch.dtype) -> dict:
@@ -206,13 +207,14 @@ def test_a_product_that_overflows_is_refused(tiny, saved):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_another_dtype_is_fine(tiny, saved, dtype):
+def test_another_dtype_is_fine(tiny, saved, dtype, monkeypatch):
+    monkeypatch.setattr(models, "compute_dtype", lambda: torch.float32)  # on every CPU
     expected = load(tiny, saved)[0]
     change(saved, lambda tensors: {name: value.to(dtype) for name, value in tensors.items()})
     tokens = torch.arange(3, 40)[None]
     with torch.inference_mode():
         difference = (load(tiny, saved)[0](tokens).logits - expected(tokens).logits).abs().max()
-    assert difference < 0.5
+    assert difference < 0.3
 
 
 @pytest.mark.parametrize("spelling", ["{}/", "{}/.", "{}/../draft"])

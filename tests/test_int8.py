@@ -45,7 +45,7 @@ def overlap(logits, others) -> float:
 @pytest.mark.parametrize("architecture", ["llama", "qwen2"])
 @pytest.mark.parametrize("parts, vnni, least", [(1, False, 0.9), (2, False, 0.999), (1, True, 0.95), (2, True, 0.97)])
 def test_logits_are_those_of_transformers(architecture, parts, vnni, least, monkeypatch):
-    """With VNNI 8 bits, but for the verifier's gate and up two parts; without it 7 bits, which AVX2 can add up."""
+    """With VNNI 8 bits, and before down and the output layer two parts; without it 7 bits, which AVX2 can add up."""
     if vnni and not torch.cpu._is_vnni_supported():
         pytest.skip("this processor has no VNNI: products of 8 bits would exceed 16")
     monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: vnni)

@@ -357,8 +357,9 @@ def test_the_kept_rank_is_the_nearest_of_its_size(cli, home, tiny, tmp_path):
     assert told in err.splitlines()[-1] and f": {told}." in (tmp_path / "small" / "README.md").read_text()
 
 
-def test_all_weights_ship_as_the_nearest_adapter(cli, home, tiny, tmp_path):
-    """At full rank the adapter on the base draft is the trained draft; at rank 1 it keeps less."""
+def test_all_weights_ship_as_the_nearest_adapter(cli, home, tiny, tmp_path, monkeypatch):
+    """At full rank the adapter on the base draft is the trained draft; at rank 1 it keeps less. In float32 on every CPU."""
+    monkeypatch.setattr(models, "compute_dtype", lambda: torch.float32)
     steps = [*options(home, tiny, "--all-weights", "--max-steps", 3, "--learning-rate", "0.01")]
     whole, less = tmp_path / "tuned", tmp_path / "small"
     status, _, err = cli(train_distill, *steps, "--keep-rank", 64)
@@ -367,7 +368,7 @@ def test_all_weights_ship_as_the_nearest_adapter(cli, home, tiny, tmp_path):
     metrics, small = (json.loads((folder / "metrics.json").read_text()) for folder in (whole, less))
     assert metrics["settings"]["all_weights"] and metrics["settings"]["lora_r"] is None
     assert metrics["truncated"]["share_of_squared_norm"] == pytest.approx(1, abs=1e-4)
-    assert metrics["truncated"]["held_out_overlap"] == pytest.approx(metrics["held_out_overlap"]["after"], abs=5e-4)  # bf16
+    assert metrics["truncated"]["held_out_overlap"] == pytest.approx(metrics["held_out_overlap"]["after"], abs=1e-5)
     assert small["truncated"]["share_of_squared_norm"] < 0.95
     assert all(value.shape[0] == 1 for name, value in tensors(less).items() if "lora_A" in name)
     assert metrics["held_out_overlap"]["after"] != metrics["held_out_overlap"]["before"]

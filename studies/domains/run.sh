@@ -64,7 +64,7 @@ if [ "$last" -le 2 ]; then exit; fi
 python generate_answers.py --prompts domains/function_calling_users.jsonl --limit 24 --top-probs 128 --batch-size 4 \
   --output $answers/function_calling_users.jsonl
 python generate_answers.py --prompts domains/function_calling_test.jsonl --limit 24 --batch-size 4 --output $answers/test.jsonl
-# 40 steps of one answer: four of the longest prompts would take 57 GiB (3 minutes)
+# 40 steps of one answer: four of the longest prompts need more than 24 GiB (3 minutes)
 distill function_calling_users --batch-size 1 --answers $answers/function_calling_users.jsonl --limit 20 --loss tvdpp_position
 # the verifier's own queries, with the users' tools, and its answers to them (12 + 4 minutes, 3 for the draft)
 python generate_queries.py --domain function_calling --draws 48 --batch-size 4 --output $queries/function_calling.jsonl \

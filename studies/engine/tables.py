@@ -41,6 +41,7 @@ PEERS = {  # as benchmark_decoding.py names them → as the page does, in the pa
     "transformers": "ours on transformers",
     "int8": "ours in int8",
 }
+LLAMA_CPP = {"peer": "llama.cpp", "draft": None, "k": 0}  # a decoding, for `ratio_of`
 PARTS_OF_A_BLOCK = (
     ("draft", "draft", {"color": "white", "hatch": "///"}),
     ("verify", "verifier", {"color": "0.75"}),
@@ -181,18 +182,7 @@ def speed_by_k() -> str:
     costs = ", ".join(f"{PEERS[peer]} {found:.3f}" for peer, found in cost_ratios(result).items())
     return (
         f"{table(EVERY, every_decoding(result))}\n\nCost ratio c: {costs}. Time outside the two models' forwards: at most "
-        f"{overhead:.1%}. {for_itself(result)}{medians(result)}"
-    )
-
-
-def for_itself(result: dict) -> str:
-    """Our loop beside transformers' own, where one model drafts for itself and both do the same work."""
-    same = result["about"].get("self")
-    if not same:
-        return ""
-    return (
-        f"Where one model drafts for itself (SmolLM2, K = {same['k']}), our loop on transformers makes {same['ours']:.1f} "
-        f"tokens/s and transformers' assisted generation {same['assisted_generation']:.1f}. "
+        f"{overhead:.1%}. {medians(result)}"
     )
 
 
@@ -492,7 +482,7 @@ def over_base(best: dict) -> str:
 def over_llama_cpp(best: dict) -> str:
     if best["over_llama_cpp"] is None:
         return ""
-    ratio = ratio_of(best, {"peer": "llama.cpp", "draft": None, "k": 0})
+    ratio = ratio_of(best, LLAMA_CPP)
     return f", and {said(ratio)} times those of llama.cpp without a draft, the reading of the prompt included"
 
 
@@ -505,7 +495,7 @@ def said(ratio: dict) -> str:
 def reading() -> str:
     """The best row in int8 beside llama.cpp and the transformers backend, and what its block consists of."""
     result, best = load(SPEED), best_draft()
-    llama = ratio_of(best, {"peer": "llama.cpp", "draft": None, "k": 0})
+    llama = ratio_of(best, LLAMA_CPP)
     low, high = llama["interval"] or (0.0, math.inf)
     verdict = "ahead of it" if low > 1 else "behind it" if high < 1 else "these prompts do not tell which is ahead"
     others = [row for row in result["summary"] if row["peer"] == "transformers"]
