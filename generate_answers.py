@@ -43,7 +43,7 @@ from specdec.engine import Engine
 from specdec.files import append_jsonl, read_jsonl
 from specdec.models import PLACEHOLDER, add_model_arguments, choose_pair, plain_token_ids
 from specdec.provenance import Share, start_rows
-from specdec.sampling import Settings, check_settings, draw
+from specdec.sampling import Settings, check_settings, draw_each
 from specdec.terminal import Problem, check_outputs, positive_int, run, say
 
 if TYPE_CHECKING:
@@ -77,12 +77,11 @@ def sample_batch(
     live = list(range(len(ids)))  # the answer of each row of the batch
     for _ in range(settings.max_new_tokens):
         probs = sampled_probs(batch.logits(), settings)
-        tokens = [draw(row, generators[answer]) for row, answer in zip(probs, live, strict=True)]
-        drawn = torch.cat(tokens).tolist()  # one wait for the GPU, not one an answer
+        drawn = draw_each(probs, [generators[answer] for answer in live]).tolist()
         if keep:
-            top = probs.topk(keep)
-            for row, answer in enumerate(live):
-                kept[answer].append((top.indices[row].int(), top.values[row]))
+            values, indices = probs.topk(keep)
+            for answer, ids_row, values_row in zip(live, indices.int(), values, strict=True):
+                kept[answer].append((ids_row, values_row))
         for token, answer in zip(drawn, live, strict=True):
             answers[answer].append(token)
         going = [row for row, token in enumerate(drawn) if token not in engine.stop]

@@ -59,7 +59,12 @@ def warp(logits: Tensor, settings: Settings) -> Tensor:
 
 
 def draw(weights: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Draws a token id [1] with a probability in proportion to its weight; `weights` [V] need not sum to 1.
+    """Draws a token id [1] with a probability in proportion to its weight; `weights` [V] need not sum to 1."""
+    return draw_each(weights[None], [generator])
+
+
+def draw_each(weights: Tensor, generators: list[torch.Generator | None]) -> Tensor:
+    """Draws a token id for every row of `weights` [B, V], each by its own generator; ids [B].
 
     It is the first whose cumulative weight exceeds a uniform share of the whole, so one of weight 0 is never drawn. Added up in
     float64, for a vocabulary's worth of float32 roundings would shift it. torch.multinomial draws an exponential number for
@@ -68,8 +73,9 @@ def draw(weights: Tensor, generator: torch.Generator | None = None) -> Tensor:
     import torch
 
     cumulative = weights.cumsum(-1, dtype=torch.float64)
-    share = torch.rand(1, generator=generator, dtype=torch.float64, device=weights.device)
-    return torch.searchsorted(cumulative, share * cumulative[-1], right=True)
+    device = weights.device
+    shares = torch.cat([torch.rand(1, generator=one, dtype=torch.float64, device=device) for one in generators])
+    return torch.searchsorted(cumulative, shares[:, None] * cumulative[:, -1:], right=True).flatten()
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser, k_type=int, k_help: str = "draft length K (default 4)") -> None:

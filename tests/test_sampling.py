@@ -7,7 +7,7 @@ from scipy.stats import chisquare
 from specdec import models
 from specdec.engine import Engine
 from specdec.reference import generate_options
-from specdec.sampling import Settings, check_settings, draw, to_probs
+from specdec.sampling import Settings, check_settings, draw, draw_each, to_probs
 from specdec.terminal import Problem
 
 TIES = torch.tensor([[1.0, 3.0, 1.0, 3.0, 1.0, 1.0, -2.0, 3.0]])
@@ -50,6 +50,16 @@ def p_value(sampler, weights=WEIGHTS, count=20_000):
 def test_draw_is_in_proportion_and_never_of_weight_zero():
     assert p_value(draw) > 0.01
     assert draw(torch.tensor([0.0, 0.0, 5e-7])).tolist() == [2]
+
+
+def test_rows_are_drawn_each_by_its_own_generator_as_they_would_be_alone():
+    rows = torch.stack([WEIGHTS, WEIGHTS.flip(0), WEIGHTS * 7])
+    seeds = [[3, 1, 2], [1, 3, 2], [2, 2, 2]]
+    for three in seeds:
+        alone = [draw(row, torch.Generator().manual_seed(seed)) for row, seed in zip(rows, three, strict=True)]
+        together = draw_each(rows, [torch.Generator().manual_seed(seed) for seed in three])
+        assert together.tolist() == torch.cat(alone).tolist()
+    assert len({tuple(draw_each(rows, [torch.Generator().manual_seed(seed) for seed in three]).tolist()) for three in seeds}) > 1
 
 
 def at_the_share(weights, generator):
