@@ -60,8 +60,11 @@ def base_model(pair: Pair) -> str:
 
 def load_to_train(pair: Pair) -> PreTrainedModel:
     """The draft of `pair`, ready for an adapter to be trained on it."""
+    import torch
+
     keep_freed_memory()
     hub_answers()
+    torch.backends.cuda.enable_cudnn_sdp(False)  # its backward pass gave NaN gradients of some batches in bf16 (torch 2.11, H200)
     model = load_model(pair.draft, pair.quantization)
     if model.device.type == "cpu":  # torch's fused attention has a slow backward pass there: a tenth of every step
         model.set_attn_implementation("eager")
