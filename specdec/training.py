@@ -64,7 +64,7 @@ def load_to_train(pair: Pair) -> PreTrainedModel:
 
     keep_freed_memory()
     hub_answers()
-    torch.backends.cuda.enable_cudnn_sdp(False)  # its backward pass gave NaN gradients of some batches in bf16 (torch 2.11, H200)
+    torch.backends.cuda.enable_cudnn_sdp(False)  # gave NaN gradients of some batches in bf16 (torch 2.11, H200)
     model = load_model(pair.draft, pair.quantization)
     if model.device.type == "cpu":  # torch's fused attention has a slow backward pass there: a tenth of every step
         model.set_attn_implementation("eager")

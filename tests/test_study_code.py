@@ -386,12 +386,13 @@ def test_the_foreign_pair_alone(cli, tree):
 def test_with_a_tuned_draft_and_live_runs(cli, tree, monkeypatch):
     monkeypatch.setattr(analysis, "describe_measured", lambda path, digest: path and {"loss": "nll", "answers": 486})
     rows = [live_row("a", "verifier", PLAIN), live_row("a", "human", [ACCEPTS, REJECTS, REJECTS])]
-    header = {**HEADER, "conditions": {**HEADER["conditions"], "k": 2}}
+    header = {**HEADER, "conditions": {**HEADER["conditions"], "k": 2, "dtype": "int8"}}
     (tree / "studies/code/results/qwen-coder/live-k2").mkdir(parents=True)
     file = tree / "studies/code/results/qwen-coder/live-k2/live.jsonl"
     write_jsonl(file, [header, *({**row, "run_id": "one"} for row in rows)])
     page = filled(cli, tree, drafts=("base", "human"))
-    assert re.search(r"\| Code \(all\) \| 2 \|.*\| 0.83 \(too few prompts\); 1.17 \|", page), "5 tokens in 6 s, plain 6 in 6 s"
+    assert "| human | γ = 2 | 1 | 0.83 (too few prompts) | 1.17 | 0.250 |" in page, "5 tokens in 6 s, plain 6 in 6 s"
+    assert "In int8; c is" in page and "Live, the" not in page, "one length has no peak"
     assert "fine-tuning on human code (486 texts) did not measurably change" in page, "the two drafts are equal here"
     assert "| human | likelihood on 486 texts | Code (Py) | 3 |" in page and "Draft: human." in page
 

@@ -320,12 +320,14 @@ def disparity_changes(rows: Prompts, draft: str, new: int, costs: dict[str, floa
 def live(file: Path, paired: Measured) -> dict:
     """One folder of live runs: a draft length or a bound, every draft, beside the plain verifier of the same sitting.
 
+    Their data type may be another than that of the paired rows: what decodes fastest on a CPU computes in int8.
+
     Raises:
         Problem: they are of other models, settings or adapters than the rows of `paired`.
     """
     found = Measured(file, LIVE_KEYS)
-    length = {name: value for name, value in found.conditions.items() if name in ("k", "stop_below")}
-    Measured(file, LIVE_KEYS, {**paired.conditions, **length, "adapters": paired.adapters})
+    own = {name: value for name, value in found.conditions.items() if name in ("k", "stop_below", "dtype")}
+    Measured(file, LIVE_KEYS, {**paired.conditions, **own, "adapters": paired.adapters})
     plain = {(row["prompt"], row["seed"]): row for row in found.rows if row["draft"] == "verifier"}
     drafts: dict[str, dict] = {}
     for name in dict.fromkeys(row["draft"] for row in found.rows if row["draft"] != "verifier"):
@@ -335,6 +337,7 @@ def live(file: Path, paired: Measured) -> dict:
     return {
         "k": found.conditions["k"],
         "stop_below": found.conditions.get("stop_below", 0.0),
+        "dtype": found.conditions.get("dtype"),
         "measured": found.environments(),
         "drafts": drafts,
     }
