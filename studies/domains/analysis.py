@@ -28,7 +28,7 @@ from specdec.terminal import Problem, put_json, run, say
 
 HERE = Path("studies/domains")
 # Study 2's arms are trained on AT prompts: what they say of the claims is theirs to say here too.
-FOLDERS = (HERE / "results", HERE / "results/same_family", Path("studies/distillation/results"))
+FOLDERS = (HERE / "results", HERE / "results/same_family", HERE / "results/whole", Path("studies/distillation/results"))
 FIRST_LOSS = "kl"  # the white-box loss that was fixed first, before two drafts of a claim were measured; the paper's
 LOSS = "tvdpp_position"  # that of this study's arms, since study 2's losses had been compared held out
 BLACK_BOX = "nll"

@@ -5,7 +5,7 @@
 # behind part 2.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-last=${1:-7}
+last=${1:-6}
 here=studies/domains
 answers=$here/answers queries=$here/queries drafts=$here/drafts results=$here/results
 study2=studies/distillation
@@ -84,70 +84,86 @@ python evaluate_acceptance.py paired --results-dir $results --answers $answers/t
 pages
 if [ "$last" -le 3 ]; then exit; fi
 
-# --- part 4: the other arms at the same budget (2 hours; not run so far, nor what is behind it) ---
-# AT: study 0's prompts (14 minutes for texts, 5 for the draft) and the verifier's own AT queries (20 minutes)
-python generate_answers.py --prompts dpo_clean.jsonl --limit 48 --top-probs 128 --output $answers/at_pairs.jsonl
-python generate_answers.py --prompts domains/at.jsonl --per-type 8 --output $answers/test.jsonl
-distill at_pairs --answers $answers/at_pairs.jsonl --limit 40 --loss tvdpp_position
-python generate_queries.py --domain at --draws 96 --output $queries/at.jsonl --json $results/queries_at.json
-python generate_answers.py --prompts $queries/at.jsonl --limit 48 --top-probs 128 --output $answers/at_synthetic.jsonl
-distill at_synthetic --answers $answers/at_synthetic.jsonl --limit 40 --loss tvdpp_position
-# biology: curated queries, the draft's own text (7 + 4 + 22 minutes)
+# --- part 4: curated queries, AT, online, black-box on function calling, one draft of all three domains (an hour) ---
+distill biology_users_online --answers $answers/biology_users.jsonl --limit 40 --loss tvdpp_position --data online
+distill function_calling_users_nll --batch-size 1 --answers $answers/function_calling_users.jsonl --limit 20 --loss nll
 python generate_answers.py --prompts domains/biology_exam.jsonl --limit 48 --top-probs 128 --output $answers/biology_exam.jsonl
 distill biology_exam --answers $answers/biology_exam.jsonl --limit 40 --loss tvdpp_position
-distill biology_users_online --answers $answers/biology_users.jsonl --limit 40 --loss tvdpp_position --data online
-# function calling: black-box, curated queries, the draft's own text (3 + 6 + 10 minutes)
-distill function_calling_users_nll --batch-size 1 --answers $answers/function_calling_users.jsonl --limit 20 --loss nll
+# AT: study 0's prompts
+python generate_answers.py --prompts dpo_clean.jsonl --limit 48 --top-probs 128 --output $answers/at_pairs.jsonl
+distill at_pairs --answers $answers/at_pairs.jsonl --limit 40 --loss tvdpp_position
+python generate_answers.py --prompts domains/at.jsonl --per-type 8 --output $answers/test.jsonl
 python generate_answers.py --prompts domains/function_calling_curated.jsonl --limit 24 --top-probs 128 --batch-size 4 \
   --output $answers/function_calling_curated.jsonl
 distill function_calling_curated --batch-size 1 --answers $answers/function_calling_curated.jsonl --limit 20 --loss tvdpp_position
-distill function_calling_users_online --batch-size 1 --answers $answers/function_calling_users.jsonl --limit 20 \
-  --loss tvdpp_position --data online
-# one draft on all three (12 minutes)
 distill mixed --batch-size 1 --answers $answers/biology_users.jsonl $answers/function_calling_users.jsonl $answers/at_pairs.jsonl \
   --loss tvdpp_position
-# every draft on every test set (60 minutes)
-for draft in $drafts/*/; do
-  name=$(basename "$draft")
-  if [[ " $measured " != *" $name="* && "$name" != chinese* ]]; then measured="$measured $name=$drafts/$name"; fi
-done
-python evaluate_acceptance.py paired --results-dir $results --answers $answers/test.jsonl --prompts $tests --drafts $measured
+# each on the prompts where it is asked something
+paired() { # FILE, then drafts
+  local named=""
+  for draft in "${@:2}"; do named="$named $draft=$drafts/$draft"; done
+  python evaluate_acceptance.py paired --results-dir $results --answers $answers/test.jsonl --prompts "$1" --drafts base $named
+}
+paired domains/biology_test.jsonl biology_users_online biology_exam at_pairs mixed
+paired domains/function_calling_test.jsonl function_calling_users_nll function_calling_curated at_pairs mixed
+paired domains/at.jsonl at_pairs mixed biology_users function_calling_users
+paired domains/general.jsonl biology_users_online biology_exam function_calling_users_nll function_calling_curated at_pairs mixed
 pages
 if [ "$last" -le 4 ]; then exit; fi
 
-# --- part 5: more data, scenario I (answers 1 + 4 hours, drafts 4 hours, measured 1 hour) ---
-python generate_answers.py --prompts domains/biology_users.jsonl --limit 560 --top-probs 128 --output $answers/biology_users.jsonl
-python generate_answers.py --prompts domains/function_calling_users.jsonl --limit 560 --top-probs 128 --batch-size 4 \
-  --output $answers/function_calling_users.jsonl
-for size in 125 250 500; do
-  distill biology_users_$size --answers $answers/biology_users.jsonl --limit $size --loss tvdpp_position
-  distill function_calling_users_$size --batch-size 1 --answers $answers/function_calling_users.jsonl --limit $size --loss tvdpp_position
-  measured="$measured biology_users_$size=$drafts/biology_users_$size"
-  measured="$measured function_calling_users_$size=$drafts/function_calling_users_$size"
-done
-python evaluate_acceptance.py paired --results-dir $results --answers $answers/test.jsonl --prompts $tests --drafts $measured
-pages
-if [ "$last" -le 5 ]; then exit; fi
-
-# --- part 6: Chinese (2 hours). What bounds SmolLM2 is the verifier's mass on the tokens that both name: `shared_mass` ---
+# --- part 5: the verifier's own AT queries, the draft's own text on function calling (40 minutes), and Chinese (half an hour). What bounds SmolLM2 is the verifier's mass on the tokens that both name: `shared_mass` ---
+python generate_queries.py --domain at --draws 96 --output $queries/at.jsonl --json $results/queries_at.json
+python generate_answers.py --prompts $queries/at.jsonl --limit 48 --top-probs 128 --output $answers/at_synthetic.jsonl
+distill at_synthetic --answers $answers/at_synthetic.jsonl --limit 40 --loss tvdpp_position
+distill function_calling_users_online --batch-size 1 --answers $answers/function_calling_users.jsonl --limit 20 \
+  --loss tvdpp_position --data online
+paired domains/at.jsonl at_synthetic
+paired domains/function_calling_test.jsonl function_calling_users_online
 python generate_answers.py --prompts domains/chinese_test.jsonl --per-type 8 --output $answers/test.jsonl
 python evaluate_acceptance.py paired --results-dir $results --answers $answers/test.jsonl --prompts domains/chinese_test.jsonl \
   --drafts base
-# the same-family pair, whose vocabulary is whole (answers 7 minutes, 20 steps of 50 s, measured 10 minutes)
+# the same-family pair, whose vocabulary is whole
 python generate_answers.py --prompts domains/chinese_train.jsonl --limit 48 --top-probs 128 --output $answers/chinese_users.jsonl
 distill chinese_users --pair qwen-coder --learning-rate 3e-5 --answers $answers/chinese_users.jsonl --limit 40 --loss tvdpp_position
 python evaluate_acceptance.py paired --pair qwen-coder --results-dir $results/same_family --answers $answers/test.jsonl \
   --prompts domains/chinese_test.jsonl domains/general.jsonl --drafts base chinese_users=$drafts/chinese_users
 python evaluate_acceptance.py report --results-dir $results/same_family
 pages
-if [ "$last" -le 6 ]; then exit; fi
+if [ "$last" -le 5 ]; then exit; fi
 
-# --- part 7: all 120 test prompts a domain (5 hours), and the winners live, with nothing beside them (40 minutes) ---
-for domain in biology_test general at chinese_test; do
-  python generate_answers.py --prompts domains/$domain.jsonl --output $answers/test.jsonl
+# --- part 6: larger budgets, for a GPU, in a clone of its own: 250 answers a draft in one pass, the smaller budgets drawn from the
+# --- larger, for every command with a larger --limit adds the next prompts of the drawn order to its file ---
+generate="python generate_answers.py --top-probs 128 --batch-size 140"
+for domain in biology function_calling; do
+  for number in 140 280 560; do
+    $generate --prompts domains/${domain}_users.jsonl --limit $number --output $answers/whole/${domain}_users.jsonl
+  done
+  python generate_queries.py --domain $domain --draws 640 --batch-size 80 --output $queries/whole/$domain.jsonl \
+    --json $results/whole/queries_$domain.json
+  $generate --prompts $queries/whole/$domain.jsonl --limit 280 --output $answers/whole/${domain}_synthetic.jsonl
 done
-python generate_answers.py --prompts domains/function_calling_test.jsonl --batch-size 4 --output $answers/test.jsonl
-python evaluate_acceptance.py paired --results-dir $results --answers $answers/test.jsonl --prompts $tests --drafts $measured
-python evaluate_acceptance.py live --results-dir $results --prompts domains/biology_test.jsonl domains/at.jsonl --per-type 4 \
-  --seeds 1 --drafts base biology_users_500=$drafts/biology_users_500 at_pairs=$drafts/at_pairs
+$generate --prompts domains/biology_exam.jsonl --limit 280 --output $answers/whole/biology_curated.jsonl
+$generate --prompts domains/function_calling_curated.jsonl --limit 280 --output $answers/whole/function_calling_curated.jsonl
+python generate_answers.py --per-type 20 --batch-size 60 --output $answers/whole/test.jsonl --prompts domains/biology_test.jsonl \
+  domains/function_calling_test.jsonl domains/general.jsonl
+for domain in biology function_calling; do
+  measured=""
+  for size in 125 250 500; do
+    python train_distill.py --answers $answers/whole/${domain}_users.jsonl --limit $size --output-dir $drafts/whole/${domain}_users_$size
+    measured="$measured ${domain}_users_$size=$drafts/whole/${domain}_users_$size"
+  done
+  for queries_of in synthetic curated; do
+    name=${domain}_${queries_of}_200
+    python train_distill.py --answers $answers/whole/${domain}_$queries_of.jsonl --limit 200 --output-dir $drafts/whole/$name
+    measured="$measured $name=$drafts/whole/$name"
+  done
+  for other in "--data offline" "--data online" "--loss nll"; do
+    name=${domain}_users_200_${other##* }
+    python train_distill.py --answers $answers/whole/${domain}_users.jsonl --limit 200 $other --output-dir $drafts/whole/$name
+    measured="$measured $name=$drafts/whole/$name"
+  done
+  python evaluate_acceptance.py paired --results-dir $results/whole --answers $answers/whole/test.jsonl --drafts base $measured \
+    --prompts domains/${domain}_test.jsonl domains/general.jsonl
+done
+python evaluate_acceptance.py report --results-dir $results/whole
 pages
