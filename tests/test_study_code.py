@@ -488,7 +488,7 @@ def test_a_rate_that_harms_is_told_from_a_text_that_does(monkeypatch):
     drafts = {"base": None, "a": settings(human, high), "b": settings(human, low)}
     drafts |= {"c": settings(taught, high), "d": settings(taught, low), "more": {**settings(human, high), "answers": 64}}
     changes = {"a": change(-0.05), "b": change(0.0), "c": change(-0.03), "d": change(0.0), "more": change(0.9)}
-    found = {"drafts": drafts, "domains": {"code": {"changes": changes}}}
+    found = {"drafts": drafts, "domains": {"code": {"prompts": 36, "changes": changes}}}
     monkeypatch.setattr(tables, "pair", lambda name=tables.FAMILY: found)
     rows = {"one": {"b": 0.5, "d": 0.6}, "two": {"b": 0.5, "d": 0.61}}
     monkeypatch.setattr(tables, "overlaps_of", lambda file, domain: rows)
@@ -499,4 +499,7 @@ def test_a_rate_that_harms_is_told_from_a_text_that_does(monkeypatch):
     changes["d"] = change(-0.03)
     assert "the higher rate is not shown to do the harm by itself" in tables.rates_in_words()
     del changes["d"]
-    assert tables.rates_in_words().endswith("not measured yet.") and tables.at_the_lower_rate(found) == ""
+    assert tables.rates_in_words().endswith("not measured yet.")
+    assert tables.at_the_higher_rate().startswith(" At 0.0003, from 32 texts")
+    del changes["c"]
+    assert tables.at_the_higher_rate() == ""

@@ -50,16 +50,22 @@ distill human-worst $rate $learnt --loss nll --answers $texts/human-worst.jsonl
 python evaluate_acceptance.py paired $family --prompts $results/prompts.jsonl --drafts base \
   human-balanced=$drafts/human-balanced human-worst=$drafts/human-worst
 
-# --- the text or the rate (Table 2b): as many texts of as many tokens, on three prompts a language ---
+# --- the text or the rate (Table 2b), on three prompts a language; measured in float32, for one folder holds rows of one data type ---
+earlier=$results/rates
+mkdir -p $earlier
+head -n 36 $results/prompts.jsonl > $earlier/prompts.jsonl
+head -n 9 domains/natural_language.jsonl >> $earlier/prompts.jsonl
+python generate_answers.py $answers --prompts $earlier/prompts.jsonl --output $earlier/answers.jsonl
 $human --limit 74 --max-tokens 128 --output $texts/human-128.jsonl
 for r in 3e-5 3e-4; do
-  distill human_$r --learning-rate $r --limit 32 --batch-size 2 --loss nll --answers $texts/human-128.jsonl
-  distill distilled_$r --learning-rate $r --limit 32 --batch-size 2 --answers $texts/distilled.jsonl
+  distill rates/human_$r --learning-rate $r --limit 32 --batch-size 2 --loss nll --answers $texts/human-128.jsonl
 done
-head -n 36 $results/prompts.jsonl > $results/prompts-3.jsonl
-head -n 9 domains/natural_language.jsonl >> $results/prompts-3.jsonl
-python evaluate_acceptance.py paired $family --prompts $results/prompts-3.jsonl --drafts base human_3e-5=$drafts/human_3e-5 \
-  human_3e-4=$drafts/human_3e-4 distilled_3e-5=$drafts/distilled_3e-5 distilled_3e-4=$drafts/distilled_3e-4
+distill rates/distilled_3e-5 --learning-rate 3e-5 --limit 32 --batch-size 2 --answers $texts/distilled.jsonl
+distill rates/distilled --learning-rate 3e-4 --limit 32 --batch-size 2 --answers $texts/distilled.jsonl
+distill rates/human --learning-rate 3e-4 --limit 64 --batch-size 2 --loss nll --answers $texts/human.jsonl
+python evaluate_acceptance.py paired --pair qwen-coder --max-new-tokens 128 --answers $earlier/answers.jsonl --results-dir $earlier \
+  --prompts $earlier/prompts.jsonl --drafts base human=$drafts/rates/human distilled=$drafts/rates/distilled \
+  distilled_3e-5=$drafts/rates/distilled_3e-5 human_3e-5=$drafts/rates/human_3e-5 human_3e-4=$drafts/rates/human_3e-4
 
 # --- live by draft length, one prompt a language, with nothing beside it ---
 head -n 12 $results/prompts.jsonl > $results/prompts-live.jsonl

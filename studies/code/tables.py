@@ -35,6 +35,7 @@ STUDY, FIGURES = HERE / "results/study.json", HERE / "figures"
 LENGTHS_FIGURE, DISPARITY_FIGURE = FIGURES / "lengths.png", FIGURES / "disparity.png"
 
 FAMILY = "qwen-coder"  # the pair of tables 2 to 5
+EARLIER = "rates"  # the same pair, in float32 on fewer prompts: Table 2b
 DECIDES = "human"  # the draft of the test that was fixed in advance
 OURS = {
     "smollm2-qwen": "SmolLM2-135M → Qwen2.5-Coder-1.5B (two vocabularies)",
@@ -52,7 +53,7 @@ DEFINITIONS = {
 }
 LOSSES = {"nll": "likelihood", "kl": "forward KL", "tvdpp_position": "TVD++ by position", "counts": "counts"}  # of Table 2
 TEXTS = {"nll": "human code, its likelihood", "tvdpp_position": "the verifier's completions, its probabilities"}  # of Table 2b
-RATE_TEXTS, RATES = 32, (3e-4, 3e-5)  # of its drafts
+RATE_TEXTS, RATES = 32, (3e-4, 3e-5)  # of the drafts that its rule is about
 GAPS = (DECIDES, "human-balanced", "human-worst", "distilled")  # the tuned drafts of Table 3
 DRAWN = (DECIDES, "distilled")  # of the figure by language, for more would touch
 NOT_HERE, NOT_YET = "not measured here", "not measured yet"
@@ -76,10 +77,8 @@ def metrics(found: dict, domain: str, draft: str = "base") -> dict | None:
 
 
 def tuned(found: dict) -> list[str]:
-    """The tuned drafts, the one that decides first; those of Table 2b stand there alone."""
-    elsewhere = {"base", *rate_arms(found).values()} - set(GAPS)
-    drafts = [name for name in found.get("drafts", {}) if name not in elsewhere]
-    return sorted(drafts, key=lambda name: name != DECIDES)
+    """The tuned drafts, the one that decides first."""
+    return sorted((name for name in found.get("drafts", {}) if name != "base"), key=lambda name: name != DECIDES)
 
 
 def machines(*names: str) -> str:
@@ -115,7 +114,8 @@ def answer() -> str:
         )
     others = [f"`{name}` {span(changes[name]['overlap'], 4)}" for name in tuned(found) if name in changes and name != DECIDES]
     if others:
-        first += f" The change with other training (Table 2): {', '.join(others)}{at_the_lower_rate(found)}."
+        first += f" The change with other training (Table 2): {', '.join(others)}."
+    first += at_the_higher_rate()
     base = (
         f"The base draft of the same family: mean Σ min(p, q) {plain(code['overlap'])} on "
         f"{found['domains']['code']['prompts']} code prompts, {plain(natural['overlap'])} on "
@@ -157,7 +157,7 @@ def row() -> str:
                 f"Fine-tuning on {human_code(found)}" if draft == DECIDES else f"The deciding draft is {NOT_YET}; `{draft}`"
             )
             measured = f"mean Σ min(p, q) {span(overlap, 4)} on {code_prompts(found, draft)} prompts"
-            return f"{training} {said_of(overlap)} acceptance: {measured}{at_the_lower_rate(found)}"
+            return f"{training} {said_of(overlap)} acceptance: {measured}.{at_the_higher_rate()}"
     code = metrics(found, "code")
     if code is None:
         return NOT_YET
@@ -168,14 +168,16 @@ def row() -> str:
     )
 
 
-def at_the_lower_rate(found: dict) -> str:
-    """What Table 2b adds to the front page; nothing before it is measured."""
-    arms, changes = rate_arms(found), found["domains"]["code"]["changes"]
-    low = {loss: changes.get(arms.get((loss, RATES[1]), ""), {}).get("overlap") for loss in TEXTS}
-    if not all(low.values()):
+def at_the_higher_rate() -> str:
+    """What Table 2b adds; nothing before it is measured."""
+    found = pair(EARLIER)
+    arms, changes = rate_arms(found), found.get("domains", {}).get("code", {}).get("changes", {})
+    high = {loss: changes.get(arms.get((loss, RATES[0]), ""), {}).get("overlap") for loss in TEXTS}
+    if not all(high.values()):
         return ""
-    words = [f"{text} {span(low[loss])}" for loss, text in TEXTS.items()]
-    return f"; from {RATE_TEXTS} texts at a tenth of that rate, {', '.join(words)}"
+    words = [f"{text} {span(high[loss])}" for loss, text in TEXTS.items()]
+    prompts = found["domains"]["code"]["prompts"]
+    return f" At {RATES[0]:g}, from {RATE_TEXTS} texts, on {prompts} code prompts (Table 2b): {', '.join(words)}."
 
 
 # --- table 1: pairs and domains ---------------------------------------------------------------------------------------
@@ -262,30 +264,32 @@ def rate_arms(found: dict) -> dict[tuple[str, float], str]:
 
 
 def rates() -> str:
-    found = pair()
+    """Every draft of the earlier folder, those of the rule first."""
+    found = pair(EARLIER)
+    arms = [found["drafts"][name] | {"name": name} for name in tuned(found) if found["drafts"][name]]
     rows = []
-    for (loss, rate), name in rate_arms(found).items():
+    for one in sorted(arms, key=lambda one: (one["answers"], one["loss"], -one["learning_rate"])):
         for domain in ("code", "natural_language"):
-            group = found["domains"][domain]
-            if name in group["changes"]:
-                change = group["changes"][name]["overlap"]
-                cells = [NAMES[domain], str(group["drafts"][name]["prompts"]), span(change)]
-                rows.append([TEXTS[loss], f"{rate:g}", *cells])
+            group = found["domains"].get(domain, {"changes": {}})
+            if one["name"] in group["changes"]:
+                change = group["changes"][one["name"]]["overlap"]
+                cells = [NAMES[domain], str(group["drafts"][one["name"]]["prompts"]), span(change)]
+                rows.append([TEXTS[one["loss"]], str(one["answers"]), f"{one['learning_rate']:g}", *cells])
     if not rows:
         return f"The drafts at two rates: {NOT_YET}."
-    header = ["text, and what of it", "rate", "prompts", "n", "change of Σ min(p, q)"]
-    return f"{table(header, rows)}\n\n{machines(FAMILY)}"
+    header = ["text, and what of it", "texts", "rate", "prompts", "n", "change of Σ min(p, q)"]
+    return f"{table(header, rows)}\n\nIn {found['conditions'].get('dtype')}. {machines(EARLIER)}"
 
 
 def rates_in_words() -> str:
     """The page's second test, by its rule."""
-    found = pair()
+    found = pair(EARLIER)
     arms, changes = rate_arms(found), found.get("domains", {}).get("code", {}).get("changes", {})
     by_rate = [(loss, rate) for loss in TEXTS for rate in RATES]
     if any(arms.get(arm) not in changes for arm in by_rate):
         return f"The drafts at two rates: {NOT_YET}."
     human_high, human_low, taught_high, taught_low = (changes[arms[arm]]["overlap"] for arm in by_rate)
-    rows = overlaps_of(HERE / "results" / FAMILY / "paired.jsonl", "code")
+    rows = overlaps_of(HERE / "results" / EARLIER / "paired.jsonl", "code")
     apart = difference(rows, arms["nll", RATES[1]], arms["tvdpp_position", RATES[1]])
     rate = taught_high["interval"][1] < 0 <= taught_low["interval"][1]
     text = human_low["interval"][1] < 0 and apart["interval"][1] < 0
