@@ -58,14 +58,14 @@ head -n 9 domains/natural_language.jsonl >> $earlier/prompts.jsonl
 python generate_answers.py $answers --prompts $earlier/prompts.jsonl --output $earlier/answers.jsonl
 $human --limit 74 --max-tokens 128 --output $texts/human-128.jsonl
 for r in 3e-5 3e-4; do
-  distill rates/human_$r --learning-rate $r --limit 32 --batch-size 2 --loss nll --answers $texts/human-128.jsonl
+  distill rates_human_$r --learning-rate $r --limit 32 --batch-size 2 --loss nll --answers $texts/human-128.jsonl
 done
-distill rates/distilled_3e-5 --learning-rate 3e-5 --limit 32 --batch-size 2 --answers $texts/distilled.jsonl
-distill rates/distilled --learning-rate 3e-4 --limit 32 --batch-size 2 --answers $texts/distilled.jsonl
-distill rates/human --learning-rate 3e-4 --limit 64 --batch-size 2 --loss nll --answers $texts/human.jsonl
+distill rates_distilled_3e-5 --learning-rate 3e-5 --limit 32 --batch-size 2 --answers $texts/distilled.jsonl
+distill rates_distilled --learning-rate 3e-4 --limit 32 --batch-size 2 --answers $texts/distilled.jsonl
+distill rates_human --learning-rate 3e-4 --limit 64 --batch-size 2 --loss nll --answers $texts/human.jsonl
 python evaluate_acceptance.py paired --pair qwen-coder --max-new-tokens 128 --answers $earlier/answers.jsonl --results-dir $earlier \
-  --prompts $earlier/prompts.jsonl --drafts base human=$drafts/rates/human distilled=$drafts/rates/distilled \
-  distilled_3e-5=$drafts/rates/distilled_3e-5 human_3e-5=$drafts/rates/human_3e-5 human_3e-4=$drafts/rates/human_3e-4
+  --prompts $earlier/prompts.jsonl --drafts base human=$drafts/rates_human distilled=$drafts/rates_distilled \
+  distilled_3e-5=$drafts/rates_distilled_3e-5 human_3e-5=$drafts/rates_human_3e-5 human_3e-4=$drafts/rates_human_3e-4
 
 # --- live by draft length, one prompt a language, with nothing beside it ---
 head -n 12 $results/prompts.jsonl > $results/prompts-live.jsonl

@@ -149,18 +149,18 @@ python generate_answers.py --per-type 20 --batch-size 60 --output $answers/whole
 for domain in biology function_calling; do
   measured=""
   for size in 125 250 500; do
-    python train_distill.py --answers $answers/whole/${domain}_users.jsonl --limit $size --output-dir $drafts/whole/${domain}_users_$size
-    measured="$measured ${domain}_users_$size=$drafts/whole/${domain}_users_$size"
+    python train_distill.py --answers $answers/whole/${domain}_users.jsonl --limit $size --output-dir $drafts/whole_${domain}_users_$size
+    measured="$measured ${domain}_users_$size=$drafts/whole_${domain}_users_$size"
   done
   for queries_of in synthetic curated; do
     name=${domain}_${queries_of}_200
-    python train_distill.py --answers $answers/whole/${domain}_$queries_of.jsonl --limit 200 --output-dir $drafts/whole/$name
-    measured="$measured $name=$drafts/whole/$name"
+    python train_distill.py --answers $answers/whole/${domain}_$queries_of.jsonl --limit 200 --output-dir $drafts/whole_$name
+    measured="$measured $name=$drafts/whole_$name"
   done
   for other in "--data offline" "--data online" "--loss nll"; do
     name=${domain}_users_200_${other##* }
-    python train_distill.py --answers $answers/whole/${domain}_users.jsonl --limit 200 $other --output-dir $drafts/whole/$name
-    measured="$measured $name=$drafts/whole/$name"
+    python train_distill.py --answers $answers/whole/${domain}_users.jsonl --limit 200 $other --output-dir $drafts/whole_$name
+    measured="$measured $name=$drafts/whole_$name"
   done
   python evaluate_acceptance.py paired --results-dir $results/whole --answers $answers/whole/test.jsonl --drafts base $measured \
     --prompts domains/${domain}_test.jsonl domains/general.jsonl
