@@ -500,6 +500,6 @@ def test_a_rate_that_harms_is_told_from_a_text_that_does(monkeypatch):
     assert "the higher rate is not shown to do the harm by itself" in tables.rates_in_words()
     del changes["d"]
     assert tables.rates_in_words().endswith("not measured yet.")
-    assert tables.at_the_higher_rate().startswith(" At 0.0003, from 32 texts")
+    assert tables.at_the_higher_rate().startswith(" At the rate 0.0003, 32 texts, on 36")
     del changes["c"]
     assert tables.at_the_higher_rate() == ""

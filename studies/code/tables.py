@@ -157,7 +157,9 @@ def row() -> str:
                 f"Fine-tuning on {human_code(found)}" if draft == DECIDES else f"The deciding draft is {NOT_YET}; `{draft}`"
             )
             measured = f"mean Σ min(p, q) {span(overlap, 4)} on {code_prompts(found, draft)} prompts"
-            return f"{training} {said_of(overlap)} acceptance: {measured}.{at_the_higher_rate()}"
+            taught = changes.get("distilled", {}).get("overlap")
+            beside = f"; the verifier's own completions {said_of(taught)} it: {span(taught, 4)}" if taught else ""
+            return f"{training} {said_of(overlap)} acceptance: {measured}{beside if draft == DECIDES else ''}"
     code = metrics(found, "code")
     if code is None:
         return NOT_YET
@@ -175,9 +177,9 @@ def at_the_higher_rate() -> str:
     high = {loss: changes.get(arms.get((loss, RATES[0]), ""), {}).get("overlap") for loss in TEXTS}
     if not all(high.values()):
         return ""
-    words = [f"{text} {span(high[loss])}" for loss, text in TEXTS.items()]
+    words = [f"{text}, {span(high[loss])}" for loss, text in TEXTS.items()]
     prompts = found["domains"]["code"]["prompts"]
-    return f" At {RATES[0]:g}, from {RATE_TEXTS} texts, on {prompts} code prompts (Table 2b): {', '.join(words)}."
+    return f" At the rate {RATES[0]:g}, {RATE_TEXTS} texts, on {prompts} code prompts (Table 2b): {'; '.join(words)}."
 
 
 # --- table 1: pairs and domains ---------------------------------------------------------------------------------------
