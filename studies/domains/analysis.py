@@ -345,13 +345,6 @@ def ceilings() -> dict[str, dict[str, float]]:
     return found
 
 
-def live_speeds() -> dict[str, dict]:
-    """Test domain → tokens/s of the drafts that were run live, as `compare_drafts` has them."""
-    file = HERE / "results/acceptance.json"
-    found = load(file).get("live", {}).get("tokens_per_second", {}) if file.exists() else {}
-    return {group: speeds for group, speeds in found.items() if ":" not in group}
-
-
 def environments(folders: list[Path]) -> list[dict]:
     found: list[dict] = []
     for folder in folders:
@@ -375,7 +368,6 @@ def main() -> None:
         "square": square(changes),
         "scaling": scaling(changes),
         "ceilings": ceilings(),
-        "live": live_speeds(),
         "leaks": {name: {"rows": found["rows"], "near": len(found["near"])} for name, found in leaks().items()},
         "calls": calls(HERE / "answers"),
     }

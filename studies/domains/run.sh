@@ -84,41 +84,46 @@ python evaluate_acceptance.py paired --results-dir $results --answers $answers/t
 pages
 if [ "$last" -le 3 ]; then exit; fi
 
-# --- part 4: curated queries, AT, online, black-box on function calling, one draft of all three domains (an hour) ---
+# --- part 4: curated queries, the draft's own text, black-box on function calling; the users' drafts live (an hour) ---
 distill biology_users_online --answers $answers/biology_users.jsonl --limit 40 --loss tvdpp_position --data online
 distill function_calling_users_nll --batch-size 1 --answers $answers/function_calling_users.jsonl --limit 20 --loss nll
 python generate_answers.py --prompts domains/biology_exam.jsonl --limit 48 --top-probs 128 --output $answers/biology_exam.jsonl
 distill biology_exam --answers $answers/biology_exam.jsonl --limit 40 --loss tvdpp_position
-# AT: study 0's prompts
-python generate_answers.py --prompts dpo_clean.jsonl --limit 48 --top-probs 128 --output $answers/at_pairs.jsonl
-distill at_pairs --answers $answers/at_pairs.jsonl --limit 40 --loss tvdpp_position
-python generate_answers.py --prompts domains/at.jsonl --per-type 8 --output $answers/test.jsonl
 python generate_answers.py --prompts domains/function_calling_curated.jsonl --limit 24 --top-probs 128 --batch-size 4 \
   --output $answers/function_calling_curated.jsonl
 distill function_calling_curated --batch-size 1 --answers $answers/function_calling_curated.jsonl --limit 20 --loss tvdpp_position
-distill mixed --batch-size 1 --answers $answers/biology_users.jsonl $answers/function_calling_users.jsonl $answers/at_pairs.jsonl \
-  --loss tvdpp_position
-# each on the prompts where it is asked something
 paired() { # FILE, then drafts
   local named=""
   for draft in "${@:2}"; do named="$named $draft=$drafts/$draft"; done
   python evaluate_acceptance.py paired --results-dir $results --answers $answers/test.jsonl --prompts "$1" --drafts base $named
 }
-paired domains/biology_test.jsonl biology_users_online biology_exam at_pairs mixed
-paired domains/function_calling_test.jsonl function_calling_users_nll function_calling_curated at_pairs mixed
-paired domains/at.jsonl at_pairs mixed biology_users function_calling_users
-paired domains/general.jsonl biology_users_online biology_exam function_calling_users_nll function_calling_curated at_pairs mixed
+paired domains/biology_test.jsonl biology_users_online biology_exam
+paired domains/function_calling_test.jsonl function_calling_users_nll function_calling_curated
+paired domains/general.jsonl biology_users_online biology_exam function_calling_users_nll function_calling_curated
+# with nothing beside it
+for domain in biology function_calling; do
+  python evaluate_acceptance.py live --pair smollm2-qwen --backend int8 --k 2 --seeds 1 --no-baseline --max-new-tokens 64 --per-type 6 \
+    --results-dir $results/live --prompts domains/${domain}_test.jsonl --drafts base ${domain}_users=$drafts/${domain}_users
+done
 pages
 if [ "$last" -le 4 ]; then exit; fi
 
-# --- part 5: the verifier's own AT queries, the draft's own text on function calling (40 minutes), and Chinese (half an hour). What bounds SmolLM2 is the verifier's mass on the tokens that both name: `shared_mass` ---
+# --- part 5: what waits on two cores (an hour and a half): AT by study 0's prompts and by the verifier's own, one draft of all
+# --- three domains, the draft's own text on function calling, and Chinese, where the verifier's mass on the tokens that both name
+# --- (`shared_mass`) is what bounds SmolLM2 ---
+python generate_answers.py --prompts dpo_clean.jsonl --limit 48 --top-probs 128 --output $answers/at_pairs.jsonl
+distill at_pairs --answers $answers/at_pairs.jsonl --limit 40 --loss tvdpp_position
+python generate_answers.py --prompts domains/at.jsonl --per-type 8 --output $answers/test.jsonl
+distill mixed --batch-size 1 --answers $answers/biology_users.jsonl $answers/function_calling_users.jsonl $answers/at_pairs.jsonl \
+  --loss tvdpp_position
 python generate_queries.py --domain at --draws 96 --output $queries/at.jsonl --json $results/queries_at.json
 python generate_answers.py --prompts $queries/at.jsonl --limit 48 --top-probs 128 --output $answers/at_synthetic.jsonl
 distill at_synthetic --answers $answers/at_synthetic.jsonl --limit 40 --loss tvdpp_position
 distill function_calling_users_online --batch-size 1 --answers $answers/function_calling_users.jsonl --limit 20 \
   --loss tvdpp_position --data online
-paired domains/at.jsonl at_synthetic
-paired domains/function_calling_test.jsonl function_calling_users_online
+paired domains/at.jsonl at_pairs at_synthetic mixed biology_users function_calling_users
+for domain in biology_test general; do paired domains/$domain.jsonl at_pairs mixed; done
+paired domains/function_calling_test.jsonl at_pairs mixed function_calling_users_online
 python generate_answers.py --prompts domains/chinese_test.jsonl --per-type 8 --output $answers/test.jsonl
 python evaluate_acceptance.py paired --results-dir $results --answers $answers/test.jsonl --prompts domains/chinese_test.jsonl \
   --drafts base

@@ -13,12 +13,16 @@ from specdec.report import (
     Part,
     hardware,
     interval,
+    live_pairs,
+    live_rows,
     load,
+    mean_of,
     new_figure,
     picture,
     point,
     run_pages,
     span,
+    speed_verdict,
     table,
     verdict,
     zero_line,
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 HERE = Path("studies/domains")
 FRONT, OWN = Path("README.md"), HERE / "README.md"
 STUDY, QUERIES = HERE / "results/study.json", HERE / "results/queries_*.json"
+LIVE = HERE / "results/live/live.jsonl"
 SQUARE, SCALING = HERE / "figures/square.png", HERE / "figures/scaling.png"
 TESTS = ("at", "biology", "function_calling", "chinese", "general")  # the columns of the square
 USUAL_DRAFT = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -375,15 +380,21 @@ def ceilings() -> str:
 
 
 def speed() -> str:
-    found = load(STUDY)["live"]
-    rows = []
-    for domain, speeds in found.items():
-        for name, value in speeds["means"].items():
-            change = speeds["changes"].get(name)
-            rows.append([spoken(domain), name, str(speeds["prompts"]), f"{value:.2f}", span(change, 2) if change else "–"])
-    if not rows:
+    """Live, a row a draft and domain: tokens a second against the base draft's on the same prompts."""
+    if not LIVE.exists():
         return "No draft of this study was run live so far."
-    return table(["on", "draft", "n", "tokens/s", "change"], rows)
+    headers, _ = live_rows(LIVE)
+    drafts = dict.fromkeys(name for header in headers for name in header["conditions"]["drafts"] if name != "base")
+    rows = []
+    for draft in drafts:
+        _, pairs = live_pairs(LIVE, draft)
+        for domain in sorted({domain for domain, _ in pairs}):
+            ratio = mean_of([base / tuned for (where, _), (base, tuned) in pairs.items() if where == domain])
+            rows.append([f"`{draft}`", spoken(domain), str(ratio["prompts"]), span(ratio, 3, sign=""), speed_verdict(ratio)])
+    conditions = headers[0]["conditions"]
+    note = f"In {conditions['dtype']} at K = {conditions['k']}, {conditions['max_new_tokens']} tokens."
+    header = ["draft", "on", "n", "tokens a second over the base draft's", "by the rule above it"]
+    return f"{table(header, rows)}\n\n{note} {hardware([header['environment'] for header in headers])}"
 
 
 OWN_PARTS: dict[str, Part] = {
