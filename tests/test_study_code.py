@@ -488,18 +488,37 @@ def test_a_rate_that_harms_is_told_from_a_text_that_does(monkeypatch):
     drafts = {"base": None, "a": settings(human, high), "b": settings(human, low)}
     drafts |= {"c": settings(taught, high), "d": settings(taught, low), "more": {**settings(human, high), "answers": 64}}
     changes = {"a": change(-0.05), "b": change(0.0), "c": change(-0.03), "d": change(0.0), "more": change(0.9)}
-    found = {"drafts": drafts, "domains": {"code": {"prompts": 36, "changes": changes}}}
-    monkeypatch.setattr(tables, "pair", lambda name=tables.FAMILY: found)
+    group = {"changes": changes, "drafts": {name: {"prompts": 36} for name in changes}}
+    earlier = {"drafts": drafts, "domains": {"code": group}, "measured": [], "conditions": {"dtype": "float32"}}
+    found = {tables.EARLIER: earlier, tables.FAMILY: {}}
+    monkeypatch.setattr(tables, "pair", lambda name=tables.FAMILY: found[name])
     rows = {"one": {"b": 0.5, "d": 0.6}, "two": {"b": 0.5, "d": 0.61}}
     monkeypatch.setattr(tables, "overlaps_of", lambda file, domain: rows)
     words = tables.rates_in_words()
-    assert "say nothing of the text; at the lower rate human code is not shown to do harm" in words and "0.9" not in words
+    assert "says nothing of the text; from 32 texts at the lower rate human code is not shown to do harm.**" in words
+    assert "0.9" not in words and "| human code, its likelihood | 64 | 0.0003 | Code (all) | 36 | +0.9000" in tables.rates()
     changes["b"] = change(-0.05)
-    assert "human code does harm at the lower rate too" in tables.rates_in_words()
+    assert "at the lower rate human code does harm.**" in tables.rates_in_words()
     changes["d"] = change(-0.03)
-    assert "the higher rate is not shown to do the harm by itself" in tables.rates_in_words()
+    assert "the rate by itself is not shown to do harm" in tables.rates_in_words()
+    more = {"human": {"overlap": {"mean": -0.02, "interval": [-0.03, -0.01]}}, "distilled": change(0.02)}
+    of_more = {"changes": more, "drafts": {"human": {"prompts": 96}}}
+    found[tables.FAMILY] = {"drafts": {"human": {"answers": 64}}, "domains": {"code": of_more}}
+    for row in rows.values():
+        row |= {"human": row["b"], "distilled": row["d"]}
+    assert ", from 64 longer ones, on 96 prompts, it does harm (-0.1" in tables.rates_in_words()
+    more["human"] = change(0.0)
+    assert "on 96 prompts, it is not shown to do harm" in tables.rates_in_words()
     del changes["d"]
     assert tables.rates_in_words().endswith("not measured yet.")
-    assert tables.at_the_higher_rate().startswith(" At the rate 0.0003, 32 texts, on 36")
-    del changes["c"]
-    assert tables.at_the_higher_rate() == ""
+    found[tables.EARLIER] = {}
+    assert tables.rates().endswith("not measured yet.") and tables.rates_in_words().endswith("not measured yet.")
+
+
+def test_the_peak_of_live_runs(monkeypatch):
+    """By draft, of the fixed lengths alone; two lengths have no shape."""
+    speeds = {1: 1.1, 2: 1.3, 4: 1.2}
+    live = [{"k": k, "stop_below": 0.0, "drafts": {"base": {"speedup": {"mean": mean}}}} for k, mean in speeds.items()]
+    live.append({"k": 8, "stop_below": 0.4, "drafts": {"base": {"speedup": {"mean": 9.0}}}})
+    assert tables.live_peak({"live": live}) == " Live, the base draft shows one peak: the best is γ = 2, 1.30×."
+    assert tables.live_peak({"live": live[1:]}) == tables.live_peak({"live": []}) == ""

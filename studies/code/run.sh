@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Study 3, every command in order, with its time on two cores that have bf16 units. Each resumes where it was stopped, and a larger
-# EACH adds prompts to what is measured.
+# Study 3, every command in order. Each resumes where it was stopped, and a larger EACH adds prompts to what is measured. The drafts'
+# weights are not in the repository: to measure again, move drafts/ and results/ of this study away first.
 #
-#   bash studies/code/run.sh           eight prompts a language, drafts of 64 texts, live runs: an hour and a half
-#   EACH=40 bash studies/code/run.sh whole    all 40 a language, drafts of all texts: for a GPU, in a clone of its own, for its drafts
-#                                      have the same names; there every command but the live runs also takes a larger --batch-size
+#   bash studies/code/run.sh         eight prompts a language, drafts of 64 texts, then live runs with nothing beside them
+#   bash studies/code/run.sh rates   Table 2b, in float32: for a machine without bf16 units, for a folder holds one data type
+#   EACH=40 bash studies/code/run.sh whole   all prompts, drafts of all texts, for a GPU (not run so far); WORST is then the language
+#                                    whose Σ min(p, q) by the base draft is the lowest
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 each=${EACH:-8}
@@ -19,6 +20,30 @@ distill() { # NAME, then options; a draft whose weights are here stays
   [ -e "$drafts/$1/adapter_model.safetensors" ] || python train_distill.py --pair qwen-coder --output-dir "$drafts/$1" --restart "${@:2}"
 }
 
+if [ "${1:-}" = rates ]; then # --- the text or the rate (Table 2b), on three prompts a language ---
+  earlier=$results/rates
+  mkdir -p $earlier $texts
+  grep -v -m 36 '"language": "javascript"' domains/code_test.jsonl > $earlier/prompts.jsonl
+  head -n 9 domains/natural_language.jsonl >> $earlier/prompts.jsonl
+  python generate_answers.py $answers --prompts $earlier/prompts.jsonl --output $earlier/answers.jsonl
+  $human $some --output $texts/rates-human.jsonl --prompts $texts/rates-prompts.jsonl
+  $human --limit 74 --max-tokens 128 --output $texts/human-128.jsonl
+  python generate_answers.py $answers --top-probs 128 --limit 37 --prompts $texts/rates-prompts.jsonl \
+    --output $texts/rates-distilled.jsonl
+  for r in 3e-5 3e-4; do
+    distill rates_human_$r --learning-rate $r --limit 32 --batch-size 2 --loss nll --answers $texts/human-128.jsonl
+  done
+  distill rates_distilled_3e-5 --learning-rate 3e-5 --limit 32 --batch-size 2 --answers $texts/rates-distilled.jsonl
+  distill rates_distilled --learning-rate 3e-4 --limit 32 --batch-size 2 --answers $texts/rates-distilled.jsonl
+  distill rates_human --learning-rate 3e-4 --limit 64 --batch-size 2 --loss nll --answers $texts/rates-human.jsonl
+  python evaluate_acceptance.py paired --pair qwen-coder --max-new-tokens 128 --answers $earlier/answers.jsonl --results-dir $earlier \
+    --prompts $earlier/prompts.jsonl --drafts base human=$drafts/rates_human distilled=$drafts/rates_distilled \
+    distilled_3e-5=$drafts/rates_distilled_3e-5 human_3e-5=$drafts/rates_human_3e-5 human_3e-4=$drafts/rates_human_3e-4
+  python -m studies.code.analysis
+  python -m studies.code.tables
+  exit
+fi
+
 # --- the prompts: the languages take turns in the file, so its first lines are EACH of each (JavaScript is in no table) ---
 mkdir -p $results $texts
 grep -v -m $((12 * each)) '"language": "javascript"' domains/code_test.jsonl > $results/prompts.jsonl
@@ -30,7 +55,7 @@ python evaluate_acceptance.py paired $family --prompts $results/prompts.jsonl --
 python evaluate_acceptance.py paired $foreign --prompts $results/prompts.jsonl --drafts base
 
 # --- the draft that decides, and the verifier's completions of the same prompts ---
-rate="--learning-rate 3e-5" # ten times as much costs this draft acceptance whoever teaches it (Table 2b)
+rate="--learning-rate 3e-5" # at ten times as much even the draft that the verifier taught lost acceptance (Table 2b)
 $human $some --output $texts/human.jsonl --prompts $texts/prompts.jsonl
 distill human $rate $learnt --loss nll --answers $texts/human.jsonl
 python generate_answers.py $answers --top-probs 128 --prompts $texts/prompts.jsonl --output $texts/distilled.jsonl
@@ -49,23 +74,6 @@ distill human-balanced $rate $learnt --loss nll --answers $texts/human-balanced.
 distill human-worst $rate $learnt --loss nll --answers $texts/human-worst.jsonl
 python evaluate_acceptance.py paired $family --prompts $results/prompts.jsonl --drafts base \
   human-balanced=$drafts/human-balanced human-worst=$drafts/human-worst
-
-# --- the text or the rate (Table 2b), on three prompts a language; measured in float32, for one folder holds rows of one data type ---
-earlier=$results/rates
-mkdir -p $earlier
-head -n 36 $results/prompts.jsonl > $earlier/prompts.jsonl
-head -n 9 domains/natural_language.jsonl >> $earlier/prompts.jsonl
-python generate_answers.py $answers --prompts $earlier/prompts.jsonl --output $earlier/answers.jsonl
-$human --limit 74 --max-tokens 128 --output $texts/human-128.jsonl
-for r in 3e-5 3e-4; do
-  distill rates_human_$r --learning-rate $r --limit 32 --batch-size 2 --loss nll --answers $texts/human-128.jsonl
-done
-distill rates_distilled_3e-5 --learning-rate 3e-5 --limit 32 --batch-size 2 --answers $texts/distilled.jsonl
-distill rates_distilled --learning-rate 3e-4 --limit 32 --batch-size 2 --answers $texts/distilled.jsonl
-distill rates_human --learning-rate 3e-4 --limit 64 --batch-size 2 --loss nll --answers $texts/human.jsonl
-python evaluate_acceptance.py paired --pair qwen-coder --max-new-tokens 128 --answers $earlier/answers.jsonl --results-dir $earlier \
-  --prompts $earlier/prompts.jsonl --drafts base human=$drafts/rates_human distilled=$drafts/rates_distilled \
-  distilled_3e-5=$drafts/rates_distilled_3e-5 human_3e-5=$drafts/rates_human_3e-5 human_3e-4=$drafts/rates_human_3e-4
 
 # --- live by draft length, one prompt a language, with nothing beside it ---
 head -n 12 $results/prompts.jsonl > $results/prompts-live.jsonl

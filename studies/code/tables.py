@@ -82,7 +82,12 @@ def tuned(found: dict) -> list[str]:
 
 
 def machines(*names: str) -> str:
-    found = [environment for name in names for environment in pair(name).get("measured", [])]
+    return measured_on([pair(name) for name in names])
+
+
+def measured_on(results: list[dict]) -> str:
+    """The distinct machines of several results that have `measured`, in a line; "" where there is none."""
+    found = [environment for one in results for environment in one.get("measured", [])]
     distinct = [one for number, one in enumerate(found) if one not in found[:number]]
     return hardware(distinct) if distinct else ""
 
@@ -115,7 +120,6 @@ def answer() -> str:
     others = [f"`{name}` {span(changes[name]['overlap'], 4)}" for name in tuned(found) if name in changes and name != DECIDES]
     if others:
         first += f" The change with other training (Table 2): {', '.join(others)}."
-    first += at_the_higher_rate()
     base = (
         f"The base draft of the same family: mean Σ min(p, q) {plain(code['overlap'])} on "
         f"{found['domains']['code']['prompts']} code prompts, {plain(natural['overlap'])} on "
@@ -150,16 +154,12 @@ def row() -> str:
     """The cell in the front page's table of studies."""
     found = pair()
     changes = found.get("domains", {}).get("code", {}).get("changes", {})
-    for draft in tuned(found):
-        if draft in changes:
-            overlap = changes[draft]["overlap"]
-            training = (
-                f"Fine-tuning on {human_code(found)}" if draft == DECIDES else f"The deciding draft is {NOT_YET}; `{draft}`"
-            )
-            measured = f"mean Σ min(p, q) {span(overlap, 4)} on {code_prompts(found, draft)} prompts"
-            taught = changes.get("distilled", {}).get("overlap")
-            beside = f"; the verifier's own completions {said_of(taught)} it: {span(taught, 4)}" if taught else ""
-            return f"{training} {said_of(overlap)} acceptance: {measured}{beside if draft == DECIDES else ''}"
+    draft = next((name for name in tuned(found) if name in changes), None)
+    if draft:
+        overlap = changes[draft]["overlap"]
+        training = f"Fine-tuning on {human_code(found)}" if draft == DECIDES else f"The deciding draft is {NOT_YET}; `{draft}`"
+        measured = f"mean Σ min(p, q) {span(overlap, 4)} on {code_prompts(found, draft)} prompts"
+        return f"{training} {said_of(overlap)} acceptance: {measured}{taught_in_words(changes) if draft == DECIDES else ''}"
     code = metrics(found, "code")
     if code is None:
         return NOT_YET
@@ -170,16 +170,12 @@ def row() -> str:
     )
 
 
-def at_the_higher_rate() -> str:
-    """What Table 2b adds; nothing before it is measured."""
-    found = pair(EARLIER)
-    arms, changes = rate_arms(found), found.get("domains", {}).get("code", {}).get("changes", {})
-    high = {loss: changes.get(arms.get((loss, RATES[0]), ""), {}).get("overlap") for loss in TEXTS}
-    if not all(high.values()):
+def taught_in_words(changes: dict) -> str:
+    """What the verifier's teaching did beside it, "" before it is measured."""
+    if "distilled" not in changes:
         return ""
-    words = [f"{text}, {span(high[loss])}" for loss, text in TEXTS.items()]
-    prompts = found["domains"]["code"]["prompts"]
-    return f" At the rate {RATES[0]:g}, {RATE_TEXTS} texts, on {prompts} code prompts (Table 2b): {'; '.join(words)}."
+    taught = changes["distilled"]["overlap"]
+    return f"; taught by the verifier's probabilities on its own completions it went by {span(taught, 4)}"
 
 
 # --- table 1: pairs and domains ---------------------------------------------------------------------------------------
@@ -268,7 +264,7 @@ def rate_arms(found: dict) -> dict[tuple[str, float], str]:
 def rates() -> str:
     """Every draft of the earlier folder, those of the rule first."""
     found = pair(EARLIER)
-    arms = [found["drafts"][name] | {"name": name} for name in tuned(found) if found["drafts"][name]]
+    arms = [found["drafts"][name] | {"name": name} for name in tuned(found) if "answers" in (found["drafts"][name] or {})]
     rows = []
     for one in sorted(arms, key=lambda one: (one["answers"], one["loss"], -one["learning_rate"])):
         for domain in ("code", "natural_language"):
@@ -276,7 +272,7 @@ def rates() -> str:
             if one["name"] in group["changes"]:
                 change = group["changes"][one["name"]]["overlap"]
                 cells = [NAMES[domain], str(group["drafts"][one["name"]]["prompts"]), span(change)]
-                rows.append([TEXTS[one["loss"]], str(one["answers"]), f"{one['learning_rate']:g}", *cells])
+                rows.append([TEXTS.get(one["loss"], one["loss"]), str(one["answers"]), f"{one['learning_rate']:g}", *cells])
     if not rows:
         return f"The drafts at two rates: {NOT_YET}."
     header = ["text, and what of it", "texts", "rate", "prompts", "n", "change of Σ min(p, q)"]
@@ -284,25 +280,44 @@ def rates() -> str:
 
 
 def rates_in_words() -> str:
-    """The page's second test, by its rule."""
+    """The page's second test, by its rule; and the half of it on human code asked of Table 2's drafts too."""
     found = pair(EARLIER)
     arms, changes = rate_arms(found), found.get("domains", {}).get("code", {}).get("changes", {})
     by_rate = [(loss, rate) for loss in TEXTS for rate in RATES]
     if any(arms.get(arm) not in changes for arm in by_rate):
         return f"The drafts at two rates: {NOT_YET}."
     human_high, human_low, taught_high, taught_low = (changes[arms[arm]]["overlap"] for arm in by_rate)
-    rows = overlaps_of(HERE / "results" / EARLIER / "paired.jsonl", "code")
-    apart = difference(rows, arms["nll", RATES[1]], arms["tvdpp_position", RATES[1]])
-    rate = taught_high["interval"][1] < 0 <= taught_low["interval"][1]
-    text = human_low["interval"][1] < 0 and apart["interval"][1] < 0
-    said = (
-        "falls at the higher rate say nothing of the text" if rate else "the higher rate is not shown to do the harm by itself"
-    )
-    said += "; human code does harm at the lower rate too" if text else "; at the lower rate human code is not shown to do harm"
+    apart = apart_on_code(EARLIER, arms["nll", RATES[1]], arms["tvdpp_position", RATES[1]])
+    rate = said_of(taught_high) == "lowered" and said_of(taught_low) != "lowered"
+    said = "the fall at the higher rate says nothing of the text" if rate else "the rate by itself is not shown to do harm"
     return (
-        f"**By the rule above, {said}.** On code, at {RATES[0]:g} and at {RATES[1]:g}: taught by the verifier "
-        f"{span(taught_high)} and {span(taught_low)}, by human code {span(human_high)} and {span(human_low)}; at {RATES[1]:g} "
-        f"human code against the verifier's {span(apart)}."
+        f"**By the rule above, {said}; from {RATE_TEXTS} texts at the lower rate human code {harm(human_low, apart)}"
+        f"{harm_of_more()}.** On code, at {RATES[0]:g} and at {RATES[1]:g}: taught by the verifier {span(taught_high)} and "
+        f"{span(taught_low)}, by human code {span(human_high)} and {span(human_low)}; at {RATES[1]:g} human code against the "
+        f"verifier's {span(apart)}."
+    )
+
+
+def apart_on_code(folder: str, draft: str, other: str) -> dict:
+    return difference(overlaps_of(HERE / "results" / folder / "paired.jsonl", "code"), draft, other)
+
+
+def harm(change: dict, apart: dict) -> str:
+    """The rule: below the base draft, and below the draft that the verifier taught."""
+    lowered = said_of(change) == said_of(apart) == "lowered"
+    return "does harm" if lowered else "is not shown to do harm"
+
+
+def harm_of_more() -> str:
+    """The same of Table 2's drafts, which learnt more at the lower rate and met more prompts."""
+    found = pair()
+    changes = found.get("domains", {}).get("code", {}).get("changes", {})
+    if not {DECIDES, "distilled"} <= changes.keys() or "answers" not in (found["drafts"][DECIDES] or {}):
+        return ""
+    apart = apart_on_code(FAMILY, DECIDES, "distilled")
+    return (
+        f", from {found['drafts'][DECIDES]['answers']} longer ones, on {code_prompts(found, DECIDES)} prompts, it "
+        f"{harm(changes[DECIDES]['overlap'], apart)} ({span(apart)} against the verifier's)"
     )
 
 
@@ -437,10 +452,8 @@ def live_lengths() -> str:
     header = ["draft", "draft length", "n", "speed-up", "independent positions at this c", "c", "tokens per pass"]
     header += ["accept rate", "avg. burst len."]
     types = sorted({one["dtype"] or "an unknown data type" for one in found["live"]})
-    environments = [environment for one in found["live"] for environment in one["measured"]]
-    distinct = [one for number, one in enumerate(environments) if one not in environments[:number]]
     note = f"In {', '.join(types)}; c is the measured time of a draft's step over that of a pass of the plain verifier."
-    return f"{table(header, rows)}\n\n{note} {hardware(distinct)}"
+    return f"{table(header, rows)}\n\n{note} {measured_on(found['live'])}"
 
 
 def confidence() -> str:

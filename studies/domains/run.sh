@@ -76,15 +76,14 @@ distill function_calling_synthetic --batch-size 1 --answers $answers/function_ca
 # every draft on every text (10 minutes)
 tests="domains/biology_test.jsonl domains/function_calling_test.jsonl domains/general.jsonl domains/at.jsonl"
 measured="base"
-for draft in $drafts/*/; do
-  name=$(basename "$draft")
-  if [[ "$name" != chinese* ]]; then measured="$measured $name=$drafts/$name"; fi
+for draft in biology_synthetic biology_users biology_users_nll function_calling_synthetic function_calling_users; do
+  measured="$measured $draft=$drafts/$draft"
 done
 python evaluate_acceptance.py paired --results-dir $results --answers $answers/test.jsonl --prompts $tests --drafts $measured
 pages
 if [ "$last" -le 3 ]; then exit; fi
 
-# --- part 4: curated queries, the draft's own text, black-box on function calling; the users' drafts live (an hour) ---
+# --- part 4: curated queries, the draft's own text, black-box on function calling; the users' drafts live ---
 distill biology_users_online --answers $answers/biology_users.jsonl --limit 40 --loss tvdpp_position --data online
 distill function_calling_users_nll --batch-size 1 --answers $answers/function_calling_users.jsonl --limit 20 --loss nll
 python generate_answers.py --prompts domains/biology_exam.jsonl --limit 48 --top-probs 128 --output $answers/biology_exam.jsonl
@@ -108,7 +107,7 @@ done
 pages
 if [ "$last" -le 4 ]; then exit; fi
 
-# --- part 5: what waits on two cores (an hour and a half): AT by study 0's prompts and by the verifier's own, one draft of all
+# --- part 5: what waits on two cores (not run so far): AT by study 0's prompts and by the verifier's own, one draft of all
 # --- three domains, the draft's own text on function calling, and Chinese, where the verifier's mass on the tokens that both name
 # --- (`shared_mass`) is what bounds SmolLM2 ---
 python generate_answers.py --prompts dpo_clean.jsonl --limit 48 --top-probs 128 --output $answers/at_pairs.jsonl
@@ -136,38 +135,31 @@ python evaluate_acceptance.py report --results-dir $results/same_family
 pages
 if [ "$last" -le 5 ]; then exit; fi
 
-# --- part 6: larger budgets, for a GPU, in a clone of its own: 250 answers a draft in one pass, the smaller budgets drawn from the
-# --- larger, for every command with a larger --limit adds the next prompts of the drawn order to its file ---
-generate="python generate_answers.py --top-probs 128 --batch-size 140"
-for domain in biology function_calling; do
-  for number in 140 280 560; do
-    $generate --prompts domains/${domain}_users.jsonl --limit $number --output $answers/whole/${domain}_users.jsonl
-  done
-  python generate_queries.py --domain $domain --draws 640 --batch-size 80 --output $queries/whole/$domain.jsonl \
-    --json $results/whole/queries_$domain.json
-  $generate --prompts $queries/whole/$domain.jsonl --limit 280 --output $answers/whole/${domain}_synthetic.jsonl
-done
+# --- part 6: larger budgets, for a GPU, in a clone of its own (not run so far): in one pass 125, 250 and 500 answers, each drawn
+# --- from the next, for a larger --limit adds the next prompts of the drawn order to a file; 200 answers for every other arm ---
+learn() { # NAME, then options
+  [ -e "$drafts/whole_$1/metrics.json" ] || python train_distill.py --output-dir "$drafts/whole_$1" --restart "${@:2}"
+  measured="$measured $1=$drafts/whole_$1"
+}
+generate="python generate_answers.py --top-probs 128 --batch-size 64"
 $generate --prompts domains/biology_exam.jsonl --limit 280 --output $answers/whole/biology_curated.jsonl
 $generate --prompts domains/function_calling_curated.jsonl --limit 280 --output $answers/whole/function_calling_curated.jsonl
-python generate_answers.py --per-type 20 --batch-size 60 --output $answers/whole/test.jsonl --prompts domains/biology_test.jsonl \
+python generate_answers.py --per-type 20 --batch-size 64 --output $answers/whole/test.jsonl --prompts domains/biology_test.jsonl \
   domains/function_calling_test.jsonl domains/general.jsonl
 for domain in biology function_calling; do
-  measured=""
-  for size in 125 250 500; do
-    python train_distill.py --answers $answers/whole/${domain}_users.jsonl --limit $size --output-dir $drafts/whole_${domain}_users_$size
-    measured="$measured ${domain}_users_$size=$drafts/whole_${domain}_users_$size"
+  measured="base"
+  of=$answers/whole/$domain
+  for number in 140 280 560; do
+    $generate --prompts domains/${domain}_users.jsonl --limit $number --output ${of}_users.jsonl
   done
-  for queries_of in synthetic curated; do
-    name=${domain}_${queries_of}_200
-    python train_distill.py --answers $answers/whole/${domain}_$queries_of.jsonl --limit 200 --output-dir $drafts/whole_$name
-    measured="$measured $name=$drafts/whole_$name"
-  done
-  for other in "--data offline" "--data online" "--loss nll"; do
-    name=${domain}_users_200_${other##* }
-    python train_distill.py --answers $answers/whole/${domain}_users.jsonl --limit 200 $other --output-dir $drafts/whole_$name
-    measured="$measured $name=$drafts/whole_$name"
-  done
-  python evaluate_acceptance.py paired --results-dir $results/whole --answers $answers/whole/test.jsonl --drafts base $measured \
+  python generate_queries.py --domain $domain --draws 640 --batch-size 64 --output $queries/whole/$domain.jsonl \
+    --json $results/whole/queries_$domain.json
+  $generate --prompts $queries/whole/$domain.jsonl --limit 280 --output ${of}_synthetic.jsonl
+  for size in 125 250 500; do learn ${domain}_users_$size --answers ${of}_users.jsonl --limit $size; done
+  for scenario in users curated synthetic; do learn ${domain}_${scenario}_200 --answers ${of}_$scenario.jsonl --limit 200; done
+  learn ${domain}_users_200_nll --answers ${of}_users.jsonl --limit 200 --loss nll
+  learn ${domain}_users_200_online --answers ${of}_users.jsonl --limit 200 --data online
+  python evaluate_acceptance.py paired --results-dir $results/whole --answers $answers/whole/test.jsonl --drafts $measured \
     --prompts domains/${domain}_test.jsonl domains/general.jsonl
 done
 python evaluate_acceptance.py report --results-dir $results/whole
