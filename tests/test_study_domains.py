@@ -352,3 +352,21 @@ def test_with_nothing_measured_no_number_is_made_up(cli, page):
 
 def test_the_page_knows_every_claim_of_the_analysis():
     assert list(tables.THEIRS) == list(analysis.CLAIMS)
+
+
+def test_live_runs_are_set_beside_the_base_draft(tmp_path, monkeypatch):
+    """A row a draft and domain, of the prompts that both decoded; without runs no number."""
+    monkeypatch.chdir(tmp_path)
+    assert tables.speed() == "No draft of this study was run live so far." and tables.live_in_short() == []
+    header = {
+        "run_id": "a",
+        "conditions": {"drafts": {"base": None, "mine": "x"}, "dtype": "int8", "k": 2, "max_new_tokens": 64},
+    }
+    rows = []
+    for number in range(3):
+        for draft, seconds in (("base", 6.0), ("mine", 5.0)):
+            rows.append({"prompt": f"p{number}", "domain": "biology", "draft": draft, "seconds": seconds, "tokens": 10})
+    rows.append({"prompt": "alone", "domain": "biology", "draft": "mine", "seconds": 1.0, "tokens": 10})
+    write_jsonl(tables.LIVE, [{**header, "environment": {"commit": "abcdef0123", "packages": None}}, *rows])
+    assert "| `mine` | biology | 3 | 1.200 (1.200 to 1.200) | makes decoding faster |" in tables.speed()
+    assert tables.live_in_short() == ["live in int8, times the base draft's tokens a second: biology 1.200 (1.200 to 1.200)"]

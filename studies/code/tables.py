@@ -509,7 +509,18 @@ def second_outcome() -> str:
     judged = f"the low group's mean U(T) changed by {'; '.join(parts)}." if parts else f"{NOT_YET}."
     if parts and any(change["interval"] is None for change in low.values()):
         judged += " So few prompts a language judge nothing."
-    return f"{expected} {judged} Before any tuning, {most_disadvantaged()}."
+    return f"{expected} {judged}{other_gaps()} Before any tuning, {most_disadvantaged()}."
+
+
+def other_gaps() -> str:
+    """The low group's change by overlap with the other trainings of Table 3, "" where none was measured."""
+    changes = pair().get("disparity_changes", {})
+    parts = []
+    for draft in GAPS[1:]:
+        low = ((changes.get(draft) or {}).get("overlap") or {"by_group": {}})["by_group"].get("low")
+        if low:
+            parts.append(f"`{draft}` {number(low, '+.3f')}{gap(low)}")
+    return f" By overlap, with the other trainings: {'; '.join(parts)}." if parts else ""
 
 
 def gap(change: dict) -> str:

@@ -187,7 +187,7 @@ def row() -> str:
         if arm["domain"] in arm["on"]:
             gains.setdefault(queries_of(arm), []).append(f"{spoken(arm['domain'])} {span(arm['on'][arm['domain']])}")
     learnt = [f"from {whose}: {', '.join(changes)}" for whose, changes in gains.items()]
-    return "; ".join([*parts, f"change on a draft's own domain, learnt {'; '.join(learnt)}"])
+    return "; ".join([*parts, f"change on a draft's own domain, learnt {'; '.join(learnt)}", *live_in_short()])
 
 
 def queries_of(arm: dict) -> str:
@@ -379,21 +379,42 @@ def ceilings() -> str:
     return table(["draft", *map(spoken, domains)], rows)
 
 
+def live_ratios() -> tuple[list[dict], list[tuple[str, str, dict]]]:
+    """The headers of the live runs; and (draft, domain, the mean ratio of its tokens a second to the base draft's).
+
+    Raises:
+        FileNotFoundError: nothing was run live.
+    """
+    headers, _ = live_rows(LIVE)
+    ratios = []
+    for draft in dict.fromkeys(name for header in headers for name in header["conditions"]["drafts"] if name != "base"):
+        _, pairs = live_pairs(LIVE, draft)
+        for domain in sorted({domain for domain, _ in pairs}):
+            speeds = [base / tuned for (where, _), (base, tuned) in pairs.items() if where == domain]
+            ratios.append((draft, domain, mean_of(speeds)))
+    return headers, ratios
+
+
+def live_in_short() -> list[str]:
+    """For the front page; nothing before it is measured."""
+    if not LIVE.exists():
+        return []
+    said = [f"{spoken(domain)} {span(ratio, 3, sign='')}" for _, domain, ratio in live_ratios()[1]]
+    return [f"live in int8, times the base draft's tokens a second: {', '.join(said)}"]
+
+
 def speed() -> str:
     """Live, a row a draft and domain: tokens a second against the base draft's on the same prompts."""
     if not LIVE.exists():
         return "No draft of this study was run live so far."
-    headers, _ = live_rows(LIVE)
-    drafts = dict.fromkeys(name for header in headers for name in header["conditions"]["drafts"] if name != "base")
+    headers, ratios = live_ratios()
     rows = []
-    for draft in drafts:
-        _, pairs = live_pairs(LIVE, draft)
-        for domain in sorted({domain for domain, _ in pairs}):
-            ratio = mean_of([base / tuned for (where, _), (base, tuned) in pairs.items() if where == domain])
-            rows.append([f"`{draft}`", spoken(domain), str(ratio["prompts"]), span(ratio, 3, sign=""), speed_verdict(ratio)])
+    for draft, domain, ratio in ratios:
+        said = speed_verdict(ratio) if ratio["interval"] else "one prompt says nothing"
+        rows.append([f"`{draft}`", spoken(domain), str(ratio["prompts"]), span(ratio, 3, sign=""), said])
     conditions = headers[0]["conditions"]
     note = f"In {conditions['dtype']} at K = {conditions['k']}, {conditions['max_new_tokens']} tokens."
-    header = ["draft", "on", "n", "tokens a second over the base draft's", "by the rule above it"]
+    header = ["draft", "on", "n", "tokens a second over the base draft's", "by the rule above"]
     return f"{table(header, rows)}\n\n{note} {hardware([header['environment'] for header in headers])}"
 
 
