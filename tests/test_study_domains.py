@@ -367,6 +367,7 @@ def test_live_runs_are_set_beside_the_base_draft(tmp_path, monkeypatch):
         for draft, seconds in (("base", 6.0), ("mine", 5.0)):
             rows.append({"prompt": f"p{number}", "domain": "biology", "draft": draft, "seconds": seconds, "tokens": 10})
     rows.append({"prompt": "alone", "domain": "biology", "draft": "mine", "seconds": 1.0, "tokens": 10})
-    write_jsonl(tables.LIVE, [{**header, "environment": {"commit": "abcdef0123", "packages": None}}, *rows])
+    header = {"run_id": "a", "conditions": conditions, "environment": {"commit": "abcdef0123", "packages": None}}
+    write_jsonl(tables.LIVE, [header, *rows])
     assert "| `mine` | biology | 3 | 1.200 (1.200 to 1.200) | makes decoding faster |" in tables.speed()
     assert tables.live_in_short() == ["live in int8, times the base draft's tokens a second: biology 1.200 (1.200 to 1.200)"]
