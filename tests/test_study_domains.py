@@ -358,10 +358,7 @@ def test_live_runs_are_set_beside_the_base_draft(tmp_path, monkeypatch):
     """A row a draft and domain, of the prompts that both decoded; without runs no number."""
     monkeypatch.chdir(tmp_path)
     assert tables.speed() == "No draft of this study was run live so far." and tables.live_in_short() == []
-    header = {
-        "run_id": "a",
-        "conditions": {"drafts": {"base": None, "mine": "x"}, "dtype": "int8", "k": 2, "max_new_tokens": 64},
-    }
+    conditions = {"drafts": {"base": None, "mine": "x"}, "dtype": "int8", "k": 2, "max_new_tokens": 64}
     rows = []
     for number in range(3):
         for draft, seconds in (("base", 6.0), ("mine", 5.0)):
