@@ -86,10 +86,9 @@ def machines(*names: str) -> str:
 
 
 def measured_on(results: list[dict]) -> str:
-    """The distinct machines of several results that have `measured`, in a line; "" where there is none."""
+    """The machines of several results that have `measured`, in a line; "" where there is none."""
     found = [environment for one in results for environment in one.get("measured", [])]
-    distinct = [one for number, one in enumerate(found) if one not in found[:number]]
-    return hardware(distinct) if distinct else ""
+    return hardware(found) if found else ""
 
 
 def plain(change: dict, digits: int = 3) -> str:

@@ -399,8 +399,9 @@ def live_in_short() -> list[str]:
     """For the front page; nothing before it is measured."""
     if not LIVE.exists():
         return []
-    said = [f"{spoken(domain)} {span(ratio, 3, sign='')}" for _, domain, ratio in live_ratios()[1]]
-    return [f"live in int8, times the base draft's tokens a second: {', '.join(said)}"]
+    headers, ratios = live_ratios()
+    said = [f"{spoken(domain)} {span(ratio, 3, sign='')}" for _, domain, ratio in ratios]
+    return [f"live in {headers[0]['conditions']['dtype']}, times the base draft's tokens a second: {', '.join(said)}"]
 
 
 def speed() -> str:
