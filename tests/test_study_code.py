@@ -515,6 +515,44 @@ def test_a_rate_that_harms_is_told_from_a_text_that_does(monkeypatch):
     assert tables.rates().endswith("not measured yet.") and tables.rates_in_words().endswith("not measured yet.")
 
 
+def test_text_loss_and_length_are_each_asked_of_two_drafts(monkeypatch):
+    rows = {}
+    for number in range(4):
+        noise = 0.001 * number
+        values = {"human": 0.5 + noise, "human-128": 0.5 + 2 * noise - 0.003, "distilled-nll": 0.6, "distilled": 0.7 + noise}
+        rows[str(number)] = values
+    measured = {name: {"prompts": 4} for name in rows["0"]}
+    found = {"domains": {"code": {"drafts": measured}}}
+    monkeypatch.setattr(tables, "pair", lambda name=tables.FAMILY: found)
+    monkeypatch.setattr(tables, "overlaps_of", lambda file, domain: rows)
+    text, loss, length = tables.apart().splitlines()[2:]
+    assert "| `human-128` − `distilled-nll` | 4 | -0.1" in text and text.endswith("| does harm |")
+    assert "| `distilled` − `distilled-nll` | 4 | +0.1" in loss and loss.endswith("| helps |")
+    assert length.endswith("| makes no difference that is seen |")
+    del measured["distilled-nll"]
+    assert len(tables.apart().splitlines()) == 3
+    measured.clear()
+    assert tables.apart() == "Text, loss and length: not measured yet."
+
+
+def test_tuned_drafts_live_stand_beside_the_base_draft(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "LIVE_TUNED", tmp_path / "live.jsonl")
+    assert tables.live_tuned() == "Live runs of tuned drafts: not measured yet."
+    header = {"run_id": "a", "conditions": {"drafts": {"base": None, "human": "x"}, "dtype": "int8", "k": 2}}
+    rows = []
+    for number in range(3):
+        for draft, seconds in (("verifier", 9.0), ("base", 5.0), ("human", 5.5 + 0.1 * number)):
+            rows.append({"prompt": f"p{number}", "domain": "code", "draft": draft, "seconds": seconds, "tokens": 10})
+    write_jsonl(tables.LIVE_TUNED, [header, *rows[:3]])
+    assert tables.live_tuned().endswith("not measured yet.")  # one prompt has no interval
+    write_jsonl(tables.LIVE_TUNED, [header, *rows])
+    said = tables.live_tuned()
+    assert said.startswith(
+        "Live in int8 at γ = 2, as times the base draft's tokens a second: `human` makes decoding slower, 0.89"
+    )
+    assert said.endswith(", on 3 prompts.")
+
+
 def test_the_peak_of_live_runs(monkeypatch):
     """By draft, of the fixed lengths alone; two lengths have no shape."""
     speeds = {1: 1.1, 2: 1.3, 4: 1.2}

@@ -205,6 +205,55 @@ def test_the_square_shows_forgetting_and_scaling_needs_two_sizes(folder):
     assert scaling([row for row in changes if row["name"] != "more"]) == {}
 
 
+def test_the_square_prefers_the_draft_that_was_measured_more_widely(folder):
+    changes = all_changes(measured(folder(["users", "more"])), seed=0)
+    (more,) = [row for row in changes if row["name"] == "more"]
+    del more["on"]["general"]
+    assert [row["name"] for row in square(changes)] == ["users"]
+
+
+def arm_of(name: str, **overlap: list[tuple[float, float]]) -> dict:
+    """A measured arm of the study's folder: test set → base's and its own Σ min(p, q), a pair a prompt."""
+    by_prompt = {test: {str(number): pair for number, pair in enumerate(pairs)} for test, pairs in overlap.items()}
+    passes = dict.fromkeys(overlap, (2.0, 2.5))
+    return {"folder": str(analysis.HERE / "results"), "name": name, "overlap": by_prompt, "passes_at_k": passes}
+
+
+@pytest.mark.parametrize(
+    ("general", "said"),
+    [(0.02, "**Mixing saves what function calling forgets** (+0.02"), (-0.08, "Mixing is not shown to save")],
+)
+def test_the_mixed_draft_is_set_beside_each_domains_own(tmp_path, monkeypatch, general, said):
+    def near(base: float, gain: float) -> list[tuple[float, float]]:
+        return [(base, base + gain + 0.001 * number) for number in range(4)]
+
+    alone = arm_of("function_calling_users", function_calling=near(0.5, 0.17), general=near(0.6, -0.02))
+    mixed = arm_of("mixed", function_calling=near(0.5, 0.1), general=near(0.6, general))
+    single = arm_of("biology_users_single", general=near(0.6, 0.03))
+    elsewhere = {**mixed, "folder": "other", "overlap": {}}
+    arms = [elsewhere, alone, mixed, single]
+    found = analysis.mixing(arms, seed=0)
+    assert [(one["domain"], one["on"], one["draft"]) for one in found] == [
+        ("function_calling", "function_calling", "function_calling_users"),
+        ("function_calling", "general", "function_calling_users"),
+    ]
+    assert found[0]["apart"]["mean"] == pytest.approx(-0.07) and found[0]["apart"]["interval"][1] < 0
+    study = {"mixing": found, "single_answers": analysis.single_answers(arms, seed=0)}
+    monkeypatch.setattr(tables, "load", lambda file: study)
+    words = tables.mixing_in_words()
+    assert said in words and "It costs function calling something, against their own drafts: function calling -0.07" in words
+    assert "on general prompts, so steps of one answer do not make a draft forget by themselves." in words
+    assert "| `function_calling_users` | general | 4 | -0.0185" in tables.mixing()
+
+
+def test_nothing_is_said_of_a_mixed_draft_that_is_not_measured(monkeypatch):
+    alone = arm_of("biology_users", biology=[(0.5, 0.6)] * 3)
+    assert analysis.mixing([alone], seed=0) == [] and analysis.single_answers([alone], seed=0) == {}
+    monkeypatch.setattr(tables, "load", lambda file: {"mixing": [], "single_answers": {}})
+    assert tables.mixing_in_words() == "Neither is measured so far."
+    assert tables.mixing() == "One draft of all three domains is not measured so far."
+
+
 def test_the_drafts_of_the_first_parts_of_run_sh_fill_every_claim(tmp_path):
     """AT's are study 2's, beside those that this study adds to them: older trainings wrote fewer fields."""
     old = {

@@ -75,11 +75,22 @@ distill human-worst $rate $learnt --loss nll --answers $texts/human-worst.jsonl
 python evaluate_acceptance.py paired $family --prompts $results/prompts.jsonl --drafts base \
   human-balanced=$drafts/human-balanced human-worst=$drafts/human-worst
 
-# --- live by draft length, one prompt a language, with nothing beside it ---
-head -n 12 $results/prompts.jsonl > $results/prompts-live.jsonl
-for k in 1 2 4 8 16 32; do
-  python evaluate_acceptance.py live --pair qwen-coder --backend int8 --raw --max-new-tokens 128 --k $k --seeds 1 --drafts base \
-    --prompts $results/prompts-live.jsonl --results-dir $results/qwen-coder/live-k$k
+# --- text, loss and length apart: between human and distilled ---
+if [ "${1:-}" != whole ]; then
+  $human --limit 74 --max-tokens 128 --output $texts/human-128.jsonl
+  distill human-128 $rate $learnt --loss nll --answers $texts/human-128.jsonl
+  distill distilled-nll $rate $learnt --loss nll --answers $texts/distilled.jsonl
+  python evaluate_acceptance.py paired $family --prompts $results/prompts.jsonl --drafts base human-128=$drafts/human-128 \
+    distilled-nll=$drafts/distilled-nll
+fi
+
+# --- live by draft length, twenty prompts of twelve languages, with nothing beside it; the tuned drafts where base is fastest ---
+head -n 20 $results/prompts.jsonl > $results/prompts-live.jsonl
+live="--pair qwen-coder --backend int8 --raw --max-new-tokens 128 --seeds 1 --prompts $results/prompts-live.jsonl"
+python evaluate_acceptance.py live $live --k 2 --results-dir $results/qwen-coder/live-k2 --drafts base human=$drafts/human \
+  distilled=$drafts/distilled
+for k in 1 4 8 16 32; do
+  python evaluate_acceptance.py live $live --k $k --results-dir $results/qwen-coder/live-k$k --drafts base
 done
 python -m studies.code.analysis
 python -m studies.code.tables

@@ -13,7 +13,10 @@ from specdec.report import (
     Part,
     difference,
     hardware,
+    live_pairs,
+    live_rows,
     load,
+    mean_of,
     new_figure,
     overlaps_of,
     percent,
@@ -21,6 +24,7 @@ from specdec.report import (
     point,
     run_pages,
     span,
+    speed_verdict,
     table,
     verdict,
 )
@@ -54,7 +58,13 @@ DEFINITIONS = {
 LOSSES = {"nll": "likelihood", "kl": "forward KL", "tvdpp_position": "TVD++ by position", "counts": "counts"}  # of Table 2
 TEXTS = {"nll": "human code, its likelihood", "tvdpp_position": "the verifier's completions, its probabilities"}  # of Table 2b
 RATE_TEXTS, RATES = 32, (3e-4, 3e-5)  # of the drafts that its rule is about
+APART = {  # what two drafts of Table 2 differ in, and in nothing else → the two
+    "the text: human code, not the verifier's": ("human-128", "distilled-nll"),
+    "the loss: the verifier's probabilities, not its text's likelihood": ("distilled", "distilled-nll"),
+    "the length: at most 256 tokens a text, not 128": (DECIDES, "human-128"),
+}
 GAPS = (DECIDES, "human-balanced", "human-worst", "distilled")  # the tuned drafts of Table 3
+LIVE_TUNED = HERE / "results" / FAMILY / "live-k2/live.jsonl"
 DRAWN = (DECIDES, "distilled")  # of the figure by language, for more would touch
 NOT_HERE, NOT_YET = "not measured here", "not measured yet"
 
@@ -320,6 +330,24 @@ def harm_of_more() -> str:
     )
 
 
+def apart() -> str:
+    """Text, loss and length, each asked of two drafts that differ in it alone."""
+    measured = pair().get("domains", {}).get("code", {}).get("drafts", {})
+    rows = []
+    for what, (draft, other) in APART.items():
+        if draft in measured and other in measured:
+            found = apart_on_code(FAMILY, draft, other)
+            both = min(measured[name]["prompts"] for name in (draft, other))
+            rows.append([what, f"`{draft}` − `{other}`", str(both), span(found), effect(found)])
+    if not rows:
+        return f"Text, loss and length: {NOT_YET}."
+    return table(["what differs", "drafts", "code prompts", "difference in Σ min(p, q)", "by the rule above"], rows)
+
+
+def effect(change: dict) -> str:
+    return {"raised": "helps", "lowered": "does harm"}.get(said_of(change), "makes no difference that is seen")
+
+
 # --- table 3: who is left behind --------------------------------------------------------------------------------------
 
 
@@ -453,6 +481,22 @@ def live_lengths() -> str:
     types = sorted({one["dtype"] or "an unknown data type" for one in found["live"]})
     note = f"In {', '.join(types)}; c is the measured time of a draft's step over that of a pass of the plain verifier."
     return f"{table(header, rows)}\n\n{note} {measured_on(found['live'])}"
+
+
+def live_tuned() -> str:
+    """The tuned drafts at the γ at which the base draft is fastest live, each against the base draft on the same prompts."""
+    if not LIVE_TUNED.exists():
+        return f"Live runs of tuned drafts: {NOT_YET}."
+    headers, _ = live_rows(LIVE_TUNED)
+    said = []
+    for draft in dict.fromkeys(name for header in headers for name in header["conditions"]["drafts"] if name != "base"):
+        _, pairs = live_pairs(LIVE_TUNED, draft)
+        ratio = mean_of([base / own for base, own in pairs.values()])
+        if ratio["interval"]:
+            said.append(f"`{draft}` {speed_verdict(ratio)}, {span(ratio, 3, sign='')}, on {ratio['prompts']} prompts")
+    conditions = headers[0]["conditions"]
+    where = f"Live in {conditions['dtype']} at γ = {conditions['k']}, as times the base draft's tokens a second"
+    return f"{where}: {'; '.join(said)}." if said else f"Live runs of tuned drafts: {NOT_YET}."
 
 
 def confidence() -> str:
@@ -676,11 +720,13 @@ OWN_PARTS: dict[str, Part] = {
     "tuning": tuning,
     "rates": rates,
     "rates in words": rates_in_words,
+    "apart": apart,
     "disparity": disparity,
     "whose": whose,
     "figure disparity": disparity_figure,
     "lengths": lengths,
     "live lengths": live_lengths,
+    "live tuned": live_tuned,
     "confidence": confidence,
 }
 PAGES: dict[Path, dict[str, Part]] = {OWN: OWN_PARTS, FRONT: {"row code": row}}

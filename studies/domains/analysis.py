@@ -41,6 +41,8 @@ SCENARIOS = {  # the source of a training prompt → the scenario of the paper
     "magpie": "III",
 }
 USUAL = (False, 128, None, 42)  # what this study's drafts have: not all weights, but this rank; no adapter before; random seed
+ALONE = {"at": "at_pairs", "biology": "biology_users", "function_calling": "function_calling_users"}  # domain → its draft
+MIXED, SINGLE = "mixed", "biology_users_single"  # the draft of all three domains; biology's, in steps of one answer
 DOMAINS = ("at", "biology", "function_calling", "chinese")
 # What two arms must have in common, but for the one field that a claim varies.
 FIELDS = (
@@ -272,14 +274,21 @@ def all_changes(arms: list[dict], seed: int) -> list[dict]:
 
 
 def square(changes: list[dict]) -> list[dict]:
-    """The rows of the heat map: of each domain and scenario the offline arm of LOSS with most answers."""
+    """The rows of the heat map: of each domain and scenario the offline arm of LOSS that was measured on most test sets.
+
+    Of equals the one with most answers.
+    """
     best: dict[tuple, dict] = {}
     for arm in changes:
         if arm["loss"] == LOSS and arm["data"] == "offline":
             key = (arm["base_model"], arm["domain"], arm["scenario"])
-            if key not in best or arm["answers"] > best[key]["answers"]:
+            if key not in best or breadth(arm) > breadth(best[key]):
                 best[key] = arm
     return [best[key] for key in sorted(best)]
+
+
+def breadth(arm: dict) -> tuple[int, int]:
+    return len(arm["on"]), arm["answers"]
 
 
 def scaling(changes: list[dict]) -> dict[str, list[dict]]:
@@ -297,6 +306,34 @@ def scaling(changes: list[dict]) -> dict[str, list[dict]]:
             group.sort(key=lambda arm: arm["answers"])
             result[domain] = [{"answers": arm["answers"], **arm["on"][domain]} for arm in group]
     return result
+
+
+# --- one draft of all domains, and one answer a step ------------------------------------------------------------------
+
+
+def named(arms: list[dict], name: str) -> dict | None:
+    return next((arm for arm in arms if (arm["folder"], arm["name"]) == (str(HERE / "results"), name)), None)
+
+
+def mixing(arms: list[dict], seed: int) -> list[dict]:
+    """MIXED beside each domain's own draft, on that domain's prompts and on general ones, paired; what is measured of it."""
+    mixed = named(arms, MIXED)
+    rows = []
+    for domain, name in ALONE.items():
+        alone = named(arms, name)
+        for test in (domain, "general"):
+            if mixed and alone and test in mixed["overlap"] and test in alone["overlap"]:
+                both = [(alone["overlap"][test][prompt][1], own) for prompt, (_, own) in mixed["overlap"][test].items()]
+                apart = mean_with_interval([own - other for other, own in both], seed)
+                changes = {"alone": change(alone, test, seed), "mixed": change(mixed, test, seed)}
+                rows.append({"domain": domain, "on": test, "draft": name, **changes, "apart": apart})
+    return rows
+
+
+def single_answers(arms: list[dict], seed: int) -> dict[str, dict]:
+    """Test domain → the change of SINGLE, which learnt one answer a step, as function calling's drafts do."""
+    single = named(arms, SINGLE)
+    return {domain: change(single, domain, seed) for domain in single["overlap"]} if single else {}
 
 
 # --- the data ---------------------------------------------------------------------------------------------------------
@@ -367,6 +404,8 @@ def main() -> None:
         "arms": changes,
         "square": square(changes),
         "scaling": scaling(changes),
+        "mixing": mixing(arms, args.seed),
+        "single_answers": single_answers(arms, args.seed),
         "ceilings": ceilings(),
         "leaks": {name: {"rows": found["rows"], "near": len(found["near"])} for name, found in leaks().items()},
         "calls": calls(HERE / "answers"),

@@ -107,31 +107,38 @@ done
 pages
 if [ "$last" -le 4 ]; then exit; fi
 
-# --- part 5: what waits on two cores (not run so far): AT by study 0's prompts and by the verifier's own, one draft of all
-# --- three domains, the draft's own text on function calling, and Chinese, where the verifier's mass on the tokens that both name
-# --- (`shared_mass`) is what bounds SmolLM2 ---
+# --- part 5: AT by study 0's prompts and by the verifier's own, one draft of all three domains, one answer a step; Chinese ---
 python generate_answers.py --prompts dpo_clean.jsonl --limit 48 --top-probs 128 --output $answers/at_pairs.jsonl
 distill at_pairs --answers $answers/at_pairs.jsonl --limit 40 --loss tvdpp_position
 python generate_answers.py --prompts domains/at.jsonl --per-type 8 --output $answers/test.jsonl
+# 216 steps of one answer (7 minutes)
 distill mixed --batch-size 1 --answers $answers/biology_users.jsonl $answers/function_calling_users.jsonl $answers/at_pairs.jsonl \
   --loss tvdpp_position
 python generate_queries.py --domain at --draws 96 --output $queries/at.jsonl --json $results/queries_at.json
 python generate_answers.py --prompts $queries/at.jsonl --limit 48 --top-probs 128 --output $answers/at_synthetic.jsonl
 distill at_synthetic --answers $answers/at_synthetic.jsonl --limit 40 --loss tvdpp_position
-distill function_calling_users_online --batch-size 1 --answers $answers/function_calling_users.jsonl --limit 20 \
-  --loss tvdpp_position --data online
+distill biology_users_single --batch-size 1 --answers $answers/biology_users.jsonl --limit 20 --loss tvdpp_position
 paired domains/at.jsonl at_pairs at_synthetic mixed biology_users function_calling_users
-for domain in biology_test general; do paired domains/$domain.jsonl at_pairs mixed; done
-paired domains/function_calling_test.jsonl at_pairs mixed function_calling_users_online
+paired domains/general.jsonl at_pairs at_synthetic mixed biology_users_single
+paired domains/biology_test.jsonl at_pairs mixed biology_users_single
+paired domains/function_calling_test.jsonl at_pairs mixed
+# Chinese: the verifier's mass on the tokens that both name (`shared_mass`) is what bounds SmolLM2
 python generate_answers.py --prompts domains/chinese_test.jsonl --per-type 8 --output $answers/test.jsonl
-python evaluate_acceptance.py paired --results-dir $results --answers $answers/test.jsonl --prompts domains/chinese_test.jsonl \
-  --drafts base
+paired domains/chinese_test.jsonl
 # the same-family pair, whose vocabulary is whole
 python generate_answers.py --prompts domains/chinese_train.jsonl --limit 48 --top-probs 128 --output $answers/chinese_users.jsonl
 distill chinese_users --pair qwen-coder --learning-rate 3e-5 --answers $answers/chinese_users.jsonl --limit 40 --loss tvdpp_position
 python evaluate_acceptance.py paired --pair qwen-coder --results-dir $results/same_family --answers $answers/test.jsonl \
   --prompts domains/chinese_test.jsonl domains/general.jsonl --drafts base chinese_users=$drafts/chinese_users
 python evaluate_acceptance.py report --results-dir $results/same_family
+# more data: a file that grows, so the smaller draft's prompts are among the larger's (15 minutes of answers, 20 of training)
+for size in 125 250; do
+  python generate_answers.py --prompts domains/biology_users.jsonl --limit $((size * 28 / 25)) --top-probs 128 \
+    --output $answers/biology_users_more.jsonl
+  distill biology_users_$size --answers $answers/biology_users_more.jsonl --limit $size --loss tvdpp_position
+  paired domains/biology_test.jsonl biology_users_$size
+  paired domains/general.jsonl biology_users_$size
+done
 pages
 if [ "$last" -le 5 ]; then exit; fi
 

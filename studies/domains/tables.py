@@ -53,7 +53,8 @@ NONE_YET = "not measured"
 
 
 def spoken(domain: str) -> str:
-    return {"at": "AT"}.get(domain, domain.replace("_", " ")).replace("at + ", "AT + ")
+    names = {"at": "AT", "chinese": "Chinese"}
+    return " + ".join(names.get(one, one.replace("_", " ")) for one in domain.split(" + "))
 
 
 def label(arm: dict) -> str:
@@ -275,6 +276,56 @@ def arms() -> str:
     return table(header, rows)
 
 
+# --- one draft of all domains, and one answer a step ------------------------------------------------------------------
+
+
+def mixing() -> str:
+    rows = []
+    for one in load(STUDY)["mixing"]:
+        cells = [str(one["mixed"]["prompts"]), span(one["alone"]), span(one["mixed"]), span(one["apart"])]
+        rows.append([f"`{one['draft']}`", spoken(one["on"]), *cells])
+    if not rows:
+        return "One draft of all three domains is not measured so far."
+    header = ["a domain's own draft", "on", "n", "its change", "change of `mixed`", "`mixed` − own"]
+    return table(header, rows)
+
+
+def mixing_in_words() -> str:
+    """The page's two rules: what mixing saves and costs, and what steps of one answer do."""
+    said = [*mixing_judged({(one["domain"], one["on"]): one for one in load(STUDY)["mixing"]}), *single_in_words()]
+    return " ".join(said) or "Neither is measured so far."
+
+
+def mixing_judged(found: dict[tuple[str, str], dict]) -> list[str]:
+    """(domain, test set) → `mixed` beside the domain's own draft; nothing before that is measured."""
+    said = []
+    if one := found.get(("function_calling", "general")):
+        saved = verdict(one["apart"]) == "raised" and verdict(one["mixed"]) != "lowered"
+        saves = "saves" if saved else "is not shown to save"
+        changes = f"{span(one['mixed'])} on general prompts, not {span(one['alone'])}"
+        said.append(f"**Mixing {saves} what function calling forgets** ({changes}).")
+    own = {domain: one["apart"] for (domain, test), one in found.items() if domain == test}
+    on_own = [f"{spoken(domain)} {span(apart)}" for domain, apart in own.items()]
+    if lost := [spoken(domain) for domain, apart in own.items() if verdict(apart) == "lowered"]:
+        said.append(f"It costs {' and '.join(lost)} something, against their own drafts: {', '.join(on_own)}.")
+    elif own:
+        said.append(f"It is not seen to cost a domain anything, against its own draft: {', '.join(on_own)}.")
+    return said
+
+
+def single_in_words() -> list[str]:
+    """The page's rule on steps of one answer; nothing before it is measured."""
+    found = load(STUDY)["single_answers"].get("general")
+    if not found:
+        return []
+    rule = {
+        "raised": "steps of one answer do not make a draft forget by themselves",
+        "lowered": "steps of one answer may be what makes a draft forget",
+    }
+    said = rule.get(verdict(found), "what steps of one answer do is not clear")
+    return [f"Biology's draft in as many such steps as function calling's: {span(found)} on general prompts, so {said}."]
+
+
 # --- more data --------------------------------------------------------------------------------------------------------
 
 
@@ -427,6 +478,8 @@ OWN_PARTS: dict[str, Part] = {
     "claims by domain": claims_by_domain,
     "by loss": by_loss,
     "arms": arms,
+    "mixing": mixing,
+    "mixing in words": mixing_in_words,
     "figure scaling": scaling,
     "expected": expected,
     "data": data,
