@@ -515,24 +515,24 @@ def test_a_rate_that_harms_is_told_from_a_text_that_does(monkeypatch):
     assert tables.rates().endswith("not measured yet.") and tables.rates_in_words().endswith("not measured yet.")
 
 
-def test_text_loss_and_length_are_each_asked_of_two_drafts(monkeypatch):
+def test_every_change_from_human_code_to_the_verifiers_probabilities_is_asked(monkeypatch):
     rows = {}
     for number in range(4):
         noise = 0.001 * number
-        values = {"human": 0.5 + noise, "human-128": 0.5 + 2 * noise - 0.003, "distilled-nll": 0.6, "distilled": 0.7 + noise}
-        rows[str(number)] = values
-    measured = {name: {"prompts": 4} for name in rows["0"]}
-    found = {"domains": {"code": {"drafts": measured}}}
-    monkeypatch.setattr(tables, "pair", lambda name=tables.FAMILY: found)
+        values = {"human": 0.5 + noise, "human-128": 0.5 + 2 * noise - 0.0015, "human-128-0.7": 0.4}
+        rows[str(number)] = values | {"distilled-nll": 0.6 + noise, "distilled": 0.7 + 2 * noise}
+    group = {"prompts": 4, "drafts": {name: {"prompts": 4} for name in rows["0"]}}
+    monkeypatch.setattr(tables, "pair", lambda name=tables.FAMILY: {"domains": {"code": group}})
     monkeypatch.setattr(tables, "overlaps_of", lambda file, domain: rows)
-    text, loss, length = tables.apart().splitlines()[2:]
-    assert "| `human-128` − `distilled-nll` | 4 | -0.1" in text and text.endswith("| does harm |")
-    assert "| `distilled` − `distilled-nll` | 4 | +0.1" in loss and loss.endswith("| helps |")
-    assert length.endswith("| makes no difference that is seen |")
-    del measured["distilled-nll"]
-    assert len(tables.apart().splitlines()) == 3
-    measured.clear()
-    assert tables.apart() == "Text, loss and length: not measured yet."
+    length, temperature, text, loss = tables.apart().splitlines()[2:]
+    assert "| `human-128` − `human` | " in length and length.endswith("| makes no difference that is seen |")
+    assert "| `human-128-0.7` − `human-128` | -0.1" in temperature and temperature.endswith("| does harm |")
+    assert "| `distilled-nll` − `human-128-0.7` | +0.2" in text and text.endswith("| helps |")
+    assert "| `distilled` − `distilled-nll` | +0.1" in loss and loss.endswith("| helps |")
+    group["drafts"]["distilled-nll"]["prompts"] = 3  # the rule is of all prompts
+    assert len(tables.apart().splitlines()) == 4
+    group["drafts"].clear()
+    assert tables.apart() == "Text, loss, temperature and length: not measured yet."
 
 
 def test_tuned_drafts_live_stand_beside_the_base_draft(tmp_path, monkeypatch):
@@ -545,6 +545,8 @@ def test_tuned_drafts_live_stand_beside_the_base_draft(tmp_path, monkeypatch):
             rows.append({"prompt": f"p{number}", "domain": "code", "draft": draft, "seconds": seconds, "tokens": 10})
     write_jsonl(tables.LIVE_TUNED, [header, *rows[:3]])
     assert tables.live_tuned().endswith("not measured yet.")  # one prompt has no interval
+    write_jsonl(tables.LIVE_TUNED, [header, *rows[:2]])
+    assert tables.live_tuned().endswith("not measured yet.")  # stopped before a pair was whole
     write_jsonl(tables.LIVE_TUNED, [header, *rows])
     said = tables.live_tuned()
     assert said.startswith(

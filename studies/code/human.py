@@ -1,7 +1,8 @@
 """Human code as an answers file, so that `train_distill.py --loss nll` raises its likelihood, as the plan does.
 
 A training snippet is cut behind its first lines: they are the prompt, the rest is the text that is learnt, in the verifier's
-tokens. The rows have temperature 1, the plain likelihood, and no probabilities, so no other loss takes them. With --prompts
+tokens. The rows have temperature 1, the plain likelihood, or --temperature, at which the draft's is taken then, and no
+probabilities, so no other loss takes them. With --prompts
 the prompts alone are written too: completed by the verifier, they are what the distilled draft learns from.
 
     python -m studies.code.human --output studies/code/answers/human.jsonl --prompts studies/code/answers/prompts.jsonl
@@ -19,7 +20,7 @@ from domains.code import GROUP, training_snippets
 from specdec.files import write_jsonl
 from specdec.models import add_model_arguments, choose_pair, load_tokenizer
 from specdec.provenance import provenance
-from specdec.terminal import Problem, check_outputs, positive_int, run, say
+from specdec.terminal import Problem, check_outputs, positive_float, positive_int, run, say
 
 PROMPT = 200  # characters, then up to the end of the line
 
@@ -47,14 +48,21 @@ def repeated(rows: list[dict], repeats: list[str]) -> list[dict]:
     return [row for row in rows for _ in range(times.get(row["language"], 1))]
 
 
-def human_rows(snippets: list[dict], tokenizer, seed: int, longest: int | None = None) -> list[dict]:
+def human_rows(snippets: list[dict], tokenizer, seed: int, longest: int | None = None, temperature: float = 1.0) -> list[dict]:
     """Rows of an answers file (`specdec.answers`), of at most `longest` tokens; `seed` fills its column: nothing is drawn."""
     rows = []
     for snippet in snippets:
         prompt, rest = cut(snippet["text"])
         kept = {name: value for name, value in snippet.items() if name not in ("text", "in_plan")}
         token_ids = tokenizer(rest, add_special_tokens=False)["input_ids"][:longest]  # what opens a text is in the prompt
-        answer = {"temperature": 1.0, "top_p": 1.0, "token_ids": token_ids, "probs": None, "seed": seed, "text": "human"}
+        answer = {
+            "temperature": temperature,
+            "top_p": 1.0,
+            "token_ids": token_ids,
+            "probs": None,
+            "seed": seed,
+            "text": "human",
+        }
         rows.append({"prompt": prompt, **kept, **answer})
     return rows
 
@@ -66,6 +74,7 @@ def main() -> None:
     parser.add_argument("--mix", choices=("plan", "balanced"), default="plan", help="of languages (default plan)")
     parser.add_argument("--limit", type=positive_int, metavar="N", help="N of them, drawn by --seed, so that the mix stays")
     parser.add_argument("--max-tokens", type=positive_int, metavar="N", help="of a snippet: memory grows with them")
+    parser.add_argument("--temperature", type=positive_float, default=1.0, help="of the likelihood (default 1)")
     parser.add_argument("--repeat", nargs="+", default=[], metavar="LANGUAGE=N", help="take a language's snippets N times")
     add_model_arguments(parser)
     args = parser.parse_args()
@@ -75,7 +84,7 @@ def main() -> None:
         snippets = random.Random(args.seed).sample(snippets, min(args.limit, len(snippets)))
     snippets = repeated(snippets, args.repeat)
     pair = choose_pair(args)
-    rows = human_rows(snippets, load_tokenizer(pair.verifier), args.seed, args.max_tokens)
+    rows = human_rows(snippets, load_tokenizer(pair.verifier), args.seed, args.max_tokens, args.temperature)
     conditions = {
         "verifier": pair.verifier.id,  # whose tokens these are
         "quantization": pair.quantization,

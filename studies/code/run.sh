@@ -75,17 +75,20 @@ distill human-worst $rate $learnt --loss nll --answers $texts/human-worst.jsonl
 python evaluate_acceptance.py paired $family --prompts $results/prompts.jsonl --drafts base \
   human-balanced=$drafts/human-balanced human-worst=$drafts/human-worst
 
-# --- text, loss and length apart: between human and distilled ---
+# --- from human to distilled, one change at a time, on the code prompts ---
 if [ "${1:-}" != whole ]; then
   $human --limit 74 --max-tokens 128 --output $texts/human-128.jsonl
+  $human --limit 74 --max-tokens 128 --temperature 0.7 --output $texts/human-128-0.7.jsonl
   distill human-128 $rate $learnt --loss nll --answers $texts/human-128.jsonl
+  distill human-128-0.7 $rate $learnt --loss nll --answers $texts/human-128-0.7.jsonl
   distill distilled-nll $rate $learnt --loss nll --answers $texts/distilled.jsonl
-  python evaluate_acceptance.py paired $family --prompts $results/prompts.jsonl --drafts base human-128=$drafts/human-128 \
-    distilled-nll=$drafts/distilled-nll
+  head -n $((12 * each)) $results/prompts.jsonl > $results/prompts-code.jsonl
+  python evaluate_acceptance.py paired $family --prompts $results/prompts-code.jsonl --drafts base human-128=$drafts/human-128 \
+    human-128-0.7=$drafts/human-128-0.7 distilled-nll=$drafts/distilled-nll
 fi
 
-# --- live by draft length, twenty prompts of twelve languages, with nothing beside it; the tuned drafts where base is fastest ---
-head -n 20 $results/prompts.jsonl > $results/prompts-live.jsonl
+# --- live by draft length, two prompts a language, with nothing beside it; the tuned drafts where base is fastest ---
+head -n 24 $results/prompts.jsonl > $results/prompts-live.jsonl
 live="--pair qwen-coder --backend int8 --raw --max-new-tokens 128 --seeds 1 --prompts $results/prompts-live.jsonl"
 python evaluate_acceptance.py live $live --k 2 --results-dir $results/qwen-coder/live-k2 --drafts base human=$drafts/human \
   distilled=$drafts/distilled

@@ -58,10 +58,11 @@ DEFINITIONS = {
 LOSSES = {"nll": "likelihood", "kl": "forward KL", "tvdpp_position": "TVD++ by position", "counts": "counts"}  # of Table 2
 TEXTS = {"nll": "human code, its likelihood", "tvdpp_position": "the verifier's completions, its probabilities"}  # of Table 2b
 RATE_TEXTS, RATES = 32, (3e-4, 3e-5)  # of the drafts that its rule is about
-APART = {  # what two drafts of Table 2 differ in, and in nothing else → the two
-    "the text: human code, not the verifier's": ("human-128", "distilled-nll"),
-    "the loss: the verifier's probabilities, not its text's likelihood": ("distilled", "distilled-nll"),
-    "the length: at most 256 tokens a text, not 128": (DECIDES, "human-128"),
+APART = {  # from DECIDES to the draft that the verifier taught, one change at a time → the draft behind it, the one before it
+    "at most 128 tokens a text, not 256": ("human-128", DECIDES),
+    "the likelihood at temperature 0.7, not 1": ("human-128-0.7", "human-128"),
+    "the verifier's text, not human code": ("distilled-nll", "human-128-0.7"),
+    "the verifier's probabilities, not its text's likelihood": ("distilled", "distilled-nll"),
 }
 GAPS = (DECIDES, "human-balanced", "human-worst", "distilled")  # the tuned drafts of Table 3
 LIVE_TUNED = HERE / "results" / FAMILY / "live-k2/live.jsonl"
@@ -331,17 +332,18 @@ def harm_of_more() -> str:
 
 
 def apart() -> str:
-    """Text, loss and length, each asked of two drafts that differ in it alone."""
-    measured = pair().get("domains", {}).get("code", {}).get("drafts", {})
+    """From human code by likelihood to the verifier's probabilities: every change, asked of the two drafts around it."""
+    group = pair().get("domains", {}).get("code", {"drafts": {}})
+    whole = [name for name, one in group["drafts"].items() if one["prompts"] == group["prompts"]]
     rows = []
-    for what, (draft, other) in APART.items():
-        if draft in measured and other in measured:
-            found = apart_on_code(FAMILY, draft, other)
-            both = min(measured[name]["prompts"] for name in (draft, other))
-            rows.append([what, f"`{draft}` − `{other}`", str(both), span(found), effect(found)])
+    for what, (draft, before) in APART.items():
+        if draft in whole and before in whole:
+            found = apart_on_code(FAMILY, draft, before)
+            rows.append([what, f"`{draft}` − `{before}`", span(found), effect(found)])
     if not rows:
-        return f"Text, loss and length: {NOT_YET}."
-    return table(["what differs", "drafts", "code prompts", "difference in Σ min(p, q)", "by the rule above"], rows)
+        return f"Text, loss, temperature and length: {NOT_YET}."
+    header = ["what changes", "drafts", f"difference in Σ min(p, q) on {group['prompts']} code prompts", "by the rule above"]
+    return table(header, rows)
 
 
 def effect(change: dict) -> str:
@@ -491,8 +493,8 @@ def live_tuned() -> str:
     said = []
     for draft in dict.fromkeys(name for header in headers for name in header["conditions"]["drafts"] if name != "base"):
         _, pairs = live_pairs(LIVE_TUNED, draft)
-        ratio = mean_of([base / own for base, own in pairs.values()])
-        if ratio["interval"]:
+        if len(pairs) > 1:
+            ratio = mean_of([base / own for base, own in pairs.values()])
             said.append(f"`{draft}` {speed_verdict(ratio)}, {span(ratio, 3, sign='')}, on {ratio['prompts']} prompts")
     conditions = headers[0]["conditions"]
     where = f"Live in {conditions['dtype']} at γ = {conditions['k']}, as times the base draft's tokens a second"
