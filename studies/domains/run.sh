@@ -131,14 +131,12 @@ distill chinese_users --pair qwen-coder --learning-rate 3e-5 --answers $answers/
 python evaluate_acceptance.py paired --pair qwen-coder --results-dir $results/same_family --answers $answers/test.jsonl \
   --prompts domains/chinese_test.jsonl domains/general.jsonl --drafts base chinese_users=$drafts/chinese_users
 python evaluate_acceptance.py report --results-dir $results/same_family
-# more data: a file that grows, so the smaller draft's prompts are among the larger's (15 minutes of answers, 20 of training)
+# more data, the smaller draft's answers among the larger's (15 minutes of answers, 20 of training)
+python generate_answers.py --prompts domains/biology_users.jsonl --limit 280 --top-probs 128 --output $answers/biology_users_more.jsonl
 for size in 125 250; do
-  python generate_answers.py --prompts domains/biology_users.jsonl --limit $((size * 28 / 25)) --top-probs 128 \
-    --output $answers/biology_users_more.jsonl
   distill biology_users_$size --answers $answers/biology_users_more.jsonl --limit $size --loss tvdpp_position
-  paired domains/biology_test.jsonl biology_users_$size
-  paired domains/general.jsonl biology_users_$size
 done
+for test in biology_test general function_calling_test; do paired domains/$test.jsonl biology_users_125 biology_users_250; done
 pages
 if [ "$last" -le 5 ]; then exit; fi
 
