@@ -53,9 +53,9 @@ def overlaps_of(file: Path, domain: str) -> dict[str, dict[str, float]]:
 
 
 def difference(found: dict[str, dict[str, float]], draft: str, other: str) -> dict:
-    """Mean over the prompts of both of draft − other in Σ min(p, q), paired, with its interval; `found` of `overlaps_of`."""
+    """Mean over the prompts of both of draft − other in Σ min(p, q), paired, as `mean_of`; `found` of `overlaps_of`."""
     both = [drafts for drafts in found.values() if draft in drafts and other in drafts]
-    return mean_with_interval([drafts[draft] - drafts[other] for drafts in both], seed=42)
+    return mean_of([drafts[draft] - drafts[other] for drafts in both])
 
 
 def mean_of(values: list[float]) -> dict:
@@ -88,6 +88,11 @@ def live_pairs(file: Path, draft: str) -> tuple[list[dict], dict[tuple[str, str]
         if {"base", draft} <= seconds.keys():
             pairs[row["domain"], row["prompt"]] = (seconds["base"], seconds[draft])
     return headers, pairs
+
+
+def speed_ratio(pairs: Iterable[tuple[float, float]]) -> dict:
+    """Tokens a second with a draft over those with the base draft, from the pairs of `live_pairs`, as `mean_of`."""
+    return mean_of([base / tuned for base, tuned in pairs])
 
 
 def first_trainings(drafts: dict[str, dict | None]) -> dict[str, str]:
@@ -152,9 +157,13 @@ def verdict(change: dict) -> str:
 
 
 def speed_verdict(ratio: dict) -> str:
-    """What the interval of a ratio of tokens a second says, as a verb: it lies above one, below, or holds it."""
-    low, high = ratio["interval"]
+    """What the interval of a ratio of tokens a second says, as a verb: above one, below, or holding it; none says nothing."""
+    low, high = ratio["interval"] or (0.0, 2.0)
     return "makes decoding faster" if low > 1 else "makes decoding slower" if high < 1 else "was not shown to change the speed"
+
+
+def count_passes(number: float) -> str:
+    return "one pass" if number == 1 else f"{number:g} passes"
 
 
 def hardware(environments: Iterable[dict | None]) -> str:

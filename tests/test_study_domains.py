@@ -216,12 +216,13 @@ def arm_of(name: str, **overlap: list[tuple[float, float]]) -> dict:
     """A measured arm of the study's folder: test set → base's and its own Σ min(p, q), a pair a prompt."""
     by_prompt = {test: {str(number): pair for number, pair in enumerate(pairs)} for test, pairs in overlap.items()}
     passes = dict.fromkeys(overlap, (2.0, 2.5))
-    return {"folder": str(analysis.HERE / "results"), "name": name, "overlap": by_prompt, "passes_at_k": passes}
+    learnt = {"answers": 40, "steps": 20}
+    return {"folder": str(analysis.HERE / "results"), "name": name, **learnt, "overlap": by_prompt, "passes_at_k": passes}
 
 
 @pytest.mark.parametrize(
     ("general", "said"),
-    [(0.02, "**Mixing saves what function calling forgets** (+0.02"), (-0.08, "Mixing is not shown to save")],
+    [(0.02, "domains saves what function calling's own forgets**: on"), (-0.08, "is not shown to save")],
 )
 def test_the_mixed_draft_is_set_beside_each_domains_own(tmp_path, monkeypatch, general, said):
     def near(base: float, gain: float) -> list[tuple[float, float]]:
@@ -241,9 +242,9 @@ def test_the_mixed_draft_is_set_beside_each_domains_own(tmp_path, monkeypatch, g
     study = {"mixing": found, "single_answers": analysis.single_answers(arms, seed=0)}
     monkeypatch.setattr(tables, "load", lambda file: study)
     words = tables.mixing_in_words()
-    assert said in words and "It costs function calling something, against their own drafts: function calling -0.07" in words
-    assert "on general prompts, so steps of one answer do not make a draft forget by themselves." in words
-    assert "| `function_calling_users` | general | 4 | -0.0185" in tables.mixing()
+    assert said in words and "on its own prompts, mixing: on function calling costs it something (-0.07" in words
+    assert "steps of one answer are not enough to make a draft forget." in words
+    assert "| `function_calling_users` | general | 40 / 40 | 20 / 20 | 4 | -0.0185" in tables.mixing()
 
 
 def test_nothing_is_said_of_a_mixed_draft_that_is_not_measured(monkeypatch):
@@ -361,11 +362,10 @@ def test_with_everything_measured_the_page_says_all(cli, page):
     table = part(own, "claims")
     assert table.count("| biology | 20 |") == 5 and "not measured" not in table
     said = part(own, "answer")
-    claimed = "\n**Mean Σ min(p, q) as a ratio: white-box over black-box depends on the loss: by KL 0.9"
-    assert said.startswith(claimed) and "on biology, by TVD++ 1.0" in said
-    assert "; offline over online: holds, 1.0" in said and "as users ask: less, as they say, 0.9" in said
-    assert "Not measured" not in said
-    assert "Forgotten: biology I on general" in part(own, "reading")
+    assert "\n- **white-box over black-box: depends on the loss**, by KL 0.9" in said and ", by TVD++ 1.0" in said
+    assert "\n- **offline over online: holds**, 1.0" in said and "as users ask: less, as they say**, 0.9" in said
+    assert "not measured" not in said
+    assert "Forgotten, on general prompts: by biology I" in part(own, "reading")
     assert "another: 0 of 2 changes clearly above zero, 2 clearly below" in part(own, "reading")
     assert "40 answers +0.0" in part(own, "figure scaling") and "](figures/scaling.png)" in part(own, "figure scaling")
     assert "| biology | 96 | 64 | too short 20, near another query 12 | 41 | 60 |" in part(own, "queries")
@@ -374,15 +374,15 @@ def test_with_everything_measured_the_page_says_all(cli, page):
     assert part(own, "by loss").index("| `kl` | biology | 40 | 20 |") < part(own, "by loss").index(f"| `{analysis.LOSS}` |")
     assert "40 biology answers in 2 passes +0.0" in part(own, "expected") and "120 biology answers" in part(own, "expected")
     row = part(front, "row domains")
-    assert row.startswith("Mean Σ min(p, q) as a ratio: white-box over black-box depends on the loss: by KL 0.9")
+    assert row.startswith("Mean Σ min(p, q) as a ratio: white-box over black-box: depends on the loss, by KL 0.9")
     assert "change on a draft's own domain, learnt from queries written as users ask: biology +0.0" in row
-    assert "; from synthetic queries: biology +0.0" in row and "users' queries" not in row
+    assert "synthetic queries: biology" not in row and "users' queries" not in row
 
 
 def test_with_one_draft_a_part_says_what_is_missing_and_no_number(cli, page):
     own, front = page(cli, ["users"])
     assert part(own, "claims").count("| not measured | – | – | – |") == 5
-    assert "Not measured: offline over online; white-box over black-box, by KL; white-box" in part(own, "answer")
+    assert "- not measured: offline over online; white-box over black-box, by KL; white-box" in part(own, "answer")
     assert part(own, "figure scaling").strip() == "No domain has drafts of two sizes so far."
     assert "No claim has both of its drafts yet; change on a draft's own" in part(front, "row domains")
     assert part(own, "queries").strip() == "The verifier has written no queries so far."
@@ -416,4 +416,5 @@ def test_live_runs_are_set_beside_the_base_draft(tmp_path, monkeypatch):
     header = {"run_id": "a", "conditions": conditions, "environment": {"commit": "abcdef0123", "packages": None}}
     write_jsonl(tables.LIVE, [header, *rows])
     assert "| `mine` | biology | 3 | 1.200 (1.200 to 1.200) | makes decoding faster |" in tables.speed()
-    assert tables.live_in_short() == ["live in int8, times the base draft's tokens a second: biology 1.200 (1.200 to 1.200)"]
+    (said,) = tables.live_in_short()
+    assert said == "live in int8, times the base draft's tokens a second: biology 1.200 (1.200 to 1.200) on 3 prompts"

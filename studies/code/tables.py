@@ -16,7 +16,6 @@ from specdec.report import (
     live_pairs,
     live_rows,
     load,
-    mean_of,
     new_figure,
     overlaps_of,
     percent,
@@ -24,6 +23,7 @@ from specdec.report import (
     point,
     run_pages,
     span,
+    speed_ratio,
     speed_verdict,
     table,
     verdict,
@@ -327,7 +327,7 @@ def harm_of_more() -> str:
     apart = apart_on_code(FAMILY, DECIDES, "distilled")
     return (
         f", from {found['drafts'][DECIDES]['answers']} longer ones, on {code_prompts(found, DECIDES)} prompts, it "
-        f"{harm(changes[DECIDES]['overlap'], apart)} ({span(apart)} against the verifier's)"
+        f"{harm(changes[DECIDES]['overlap'], apart)} ({span(apart)} against the verifier's; below, what of it does)"
     )
 
 
@@ -494,7 +494,7 @@ def live_tuned() -> str:
     for draft in dict.fromkeys(name for header in headers for name in header["conditions"]["drafts"] if name != "base"):
         _, pairs = live_pairs(LIVE_TUNED, draft)
         if len(pairs) > 1:
-            ratio = mean_of([base / own for base, own in pairs.values()])
+            ratio = speed_ratio(pairs.values())
             said.append(f"`{draft}` {speed_verdict(ratio)}, {span(ratio, 3, sign='')}, on {ratio['prompts']} prompts")
     conditions = headers[0]["conditions"]
     where = f"Live in {conditions['dtype']} at γ = {conditions['k']}, as times the base draft's tokens a second"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from specdec.files import read_jsonl
-from specdec.report import hardware, live_pairs, load, mean_of, span, speed_verdict, table
+from specdec.report import hardware, live_pairs, load, mean_of, span, speed_ratio, speed_verdict, table
 from specdec.terminal import Problem
 from specdec.theory import speedup
 
@@ -133,26 +133,21 @@ def live_runs(draft: str) -> tuple[list[dict], dict[str, list[tuple[float, float
     return headers, pairs
 
 
-def ratio(pairs: list[tuple[float, float]]) -> dict:
-    """Tokens a second with a draft over those with the base draft, from pairs of `live_runs`."""
-    return mean_of([base / tuned for base, tuned in pairs])
-
-
 def live_in_short(draft: str) -> str:
     """For the front page; nothing before it is measured."""
     if not LIVE.exists():
         return ""
-    found = ratio(live_runs(draft)[1]["all"])
+    found = speed_ratio(live_runs(draft)[1]["all"])
     return f"; live in int8, {span(found, 3, sign='')} times the base draft's tokens a second on {found['prompts']} prompts"
 
 
 def live_in_words(draft: str, domains: dict[str, str]) -> str:
     """The page's third test, by its rule; `domains` are called as the page calls them."""
     headers, pairs = live_runs(draft)
-    found, k = ratio(pairs["all"]), headers[0]["conditions"]["k"]
+    found, k = speed_ratio(pairs["all"]), headers[0]["conditions"]["k"]
     parts = []
     for domain, words in domains.items():
-        of_domain = ratio(pairs[domain])
+        of_domain = speed_ratio(pairs[domain])
         parts.append(f"{span(of_domain, 3, sign='')} on {of_domain['prompts']} {words} prompts")
     return (
         f"**By the rule above, the training {speed_verdict(found)}: live, in int8 at K = {k}, "

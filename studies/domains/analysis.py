@@ -112,6 +112,7 @@ def measured(folder: Path) -> list[dict]:
                 overlap[domain] = {row["prompt"]: (row["overlap"]["base"], row["overlap"][name]) for row in rows}
                 tokens[domain] = (means["base"], means[name])
         arm = {**fields_of(settings), "answers_sha256": settings["answers_sha256"], "folder": str(folder), "name": name}
+        arm["steps"] = settings.get("steps")
         arms.append({**arm, "overlap": overlap, "passes_at_k": tokens})
     return arms
 
@@ -325,8 +326,9 @@ def mixing(arms: list[dict], seed: int) -> list[dict]:
             if mixed and alone and test in mixed["overlap"] and test in alone["overlap"]:
                 both = [(alone["overlap"][test][prompt][1], own) for prompt, (_, own) in mixed["overlap"][test].items()]
                 apart = mean_with_interval([own - other for other, own in both], seed)
-                changes = {"alone": change(alone, test, seed), "mixed": change(mixed, test, seed)}
-                rows.append({"domain": domain, "on": test, "draft": name, **changes, "apart": apart})
+                learnt = {field: {"alone": alone[field], "mixed": mixed[field]} for field in ("answers", "steps")}
+                changes = {"alone": change(alone, test, seed), "mixed": change(mixed, test, seed), "apart": apart}
+                rows.append({"domain": domain, "on": test, "draft": name, **learnt, **changes})
     return rows
 
 

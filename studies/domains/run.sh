@@ -2,22 +2,24 @@
 # Study 1, every command in order. Part 1 was measured in float32, with its time on two cores without bf16 units (100 GFLOP/s), where
 # an answer of up to 200 tokens takes the verifier 13 s; from part 2 on in bf16, with its time on two cores that have them, where it
 # takes 3 s. One folder holds rows of one data type. Each command resumes where it was stopped; `bash studies/domains/run.sh 2` ends
-# behind part 2.
+# behind part 2. The drafts' weights are not in the repository: to measure again, move drafts/ and results/ of this study away first
+# (and of part 1 the tvdpp_position_16 and _32 of study 2).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 last=${1:-6}
 here=studies/domains
 answers=$here/answers queries=$here/queries drafts=$here/drafts results=$here/results
 study2=studies/distillation
+pair="--pair smollm2-qwen" # by name, for with a GPU of 20 GiB the default is another
 
 distill() { # NAME, then options; a draft that is there stays. Its weights (78 MB) are not in the repository.
   if [ -e "$drafts/$1/metrics.json" ]; then return; fi
-  python train_distill.py --output-dir "$drafts/$1" --restart --batch-size 4 --passes 2 "${@:2}"
+  python train_distill.py $pair --output-dir "$drafts/$1" --restart --batch-size 4 --passes 2 "${@:2}"
 }
 
 at() { # the same for a draft of study 2's AT answers, at study 2's budget: one pass
   if [ -e "$study2/drafts/$1/metrics.json" ]; then return; fi
-  python train_distill.py --output-dir "$study2/drafts/$1" --restart --answers $study2/answers/at.jsonl --loss tvdpp_position "${@:2}"
+  python train_distill.py $pair --output-dir "$study2/drafts/$1" --restart --answers $study2/answers/at.jsonl --loss tvdpp_position "${@:2}"
 }
 
 pages() { # the claims and the page from what is measured: a minute
@@ -33,7 +35,7 @@ at tvdpp_position_32_online --data online --limit 32
 at tvdpp_position_16 --limit 16
 at tvdpp_position_32 --limit 32
 # 32 stored texts, three drafts (6 minutes)
-python evaluate_acceptance.py paired --results-dir $study2/results --answers studies/preference/results/answers.jsonl --per-type 8 \
+python evaluate_acceptance.py paired $pair --results-dir $study2/results --answers studies/preference/results/answers.jsonl --per-type 8 \
   --prompts domains/at.jsonl --drafts base tvdpp_position_32_online=$study2/drafts/tvdpp_position_32_online \
   tvdpp_position_16=$study2/drafts/tvdpp_position_16 tvdpp_position_32=$study2/drafts/tvdpp_position_32
 python evaluate_acceptance.py report --results-dir $study2/results --per-type 8 --prompts domains/at.jsonl domains/general.jsonl
@@ -43,17 +45,17 @@ if [ "$last" -le 1 ]; then exit; fi
 
 # --- part 2: biology, scenarios I and III, white-box and black-box, forgetting (25 minutes) ---
 # what the verifier answers: 48 and 64 answers, of the tests 8 a query type (3 + 4 minutes)
-python generate_answers.py --prompts domains/biology_users.jsonl --limit 48 --top-probs 128 --output $answers/biology_users.jsonl
-python generate_answers.py --prompts domains/biology_test.jsonl domains/general.jsonl --per-type 8 --output $answers/test.jsonl
+python generate_answers.py $pair --prompts domains/biology_users.jsonl --limit 48 --top-probs 128 --output $answers/biology_users.jsonl
+python generate_answers.py $pair --prompts domains/biology_test.jsonl domains/general.jsonl --per-type 8 --output $answers/test.jsonl
 # the drafts: 20 steps of 4 answers (2 minutes each)
 distill biology_users --answers $answers/biology_users.jsonl --limit 40 --loss tvdpp_position
 distill biology_users_nll --answers $answers/biology_users.jsonl --limit 40 --loss nll
 # the verifier's own queries, drawn in float32 for an earlier round, and its answers to them (3 minutes, 2 for the draft)
-python generate_queries.py --domain biology --draws 96 --output $queries/biology.jsonl --json $results/queries_biology.json
-python generate_answers.py --prompts $queries/biology.jsonl --limit 48 --top-probs 128 --output $answers/biology_synthetic.jsonl
+python generate_queries.py $pair --domain biology --draws 96 --output $queries/biology.jsonl --json $results/queries_biology.json
+python generate_answers.py $pair --prompts $queries/biology.jsonl --limit 48 --top-probs 128 --output $answers/biology_synthetic.jsonl
 distill biology_synthetic --answers $answers/biology_synthetic.jsonl --limit 40 --loss tvdpp_position
 # 64 texts, four drafts (5 minutes)
-python evaluate_acceptance.py paired --results-dir $results --answers $answers/test.jsonl \
+python evaluate_acceptance.py paired $pair --results-dir $results --answers $answers/test.jsonl \
   --prompts domains/biology_test.jsonl domains/general.jsonl --drafts base biology_users=$drafts/biology_users \
   biology_users_nll=$drafts/biology_users_nll biology_synthetic=$drafts/biology_synthetic
 pages
@@ -61,61 +63,61 @@ if [ "$last" -le 2 ]; then exit; fi
 
 # --- part 3: function calling, scenarios I and III (45 minutes; its prompts have 700 tokens, most of them tools) ---
 # 24 + 24 answers; small batches, for a batch is as wide as its longest prompt (3 + 3 minutes)
-python generate_answers.py --prompts domains/function_calling_users.jsonl --limit 24 --top-probs 128 --batch-size 4 \
+python generate_answers.py $pair --prompts domains/function_calling_users.jsonl --limit 24 --top-probs 128 --batch-size 4 \
   --output $answers/function_calling_users.jsonl
-python generate_answers.py --prompts domains/function_calling_test.jsonl --limit 24 --batch-size 4 --output $answers/test.jsonl
+python generate_answers.py $pair --prompts domains/function_calling_test.jsonl --limit 24 --batch-size 4 --output $answers/test.jsonl
 # 40 steps of one answer: four of the longest prompts need more than 24 GiB (3 minutes)
 distill function_calling_users --batch-size 1 --answers $answers/function_calling_users.jsonl --limit 20 --loss tvdpp_position
 # the verifier's own queries, with the users' tools, and its answers to them (12 + 4 minutes, 3 for the draft)
-python generate_queries.py --domain function_calling --draws 48 --batch-size 4 --output $queries/function_calling.jsonl \
+python generate_queries.py $pair --domain function_calling --draws 48 --batch-size 4 --output $queries/function_calling.jsonl \
   --json $results/queries_function_calling.json
-python generate_answers.py --prompts $queries/function_calling.jsonl --limit 24 --top-probs 128 --batch-size 4 \
+python generate_answers.py $pair --prompts $queries/function_calling.jsonl --limit 24 --top-probs 128 --batch-size 4 \
   --output $answers/function_calling_synthetic.jsonl
 distill function_calling_synthetic --batch-size 1 --answers $answers/function_calling_synthetic.jsonl --limit 20 \
   --loss tvdpp_position
 # every draft on every text (10 minutes)
-tests="domains/biology_test.jsonl domains/function_calling_test.jsonl domains/general.jsonl domains/at.jsonl"
+tests="domains/biology_test.jsonl domains/function_calling_test.jsonl domains/general.jsonl"
 measured="base"
 for draft in biology_synthetic biology_users biology_users_nll function_calling_synthetic function_calling_users; do
   measured="$measured $draft=$drafts/$draft"
 done
-python evaluate_acceptance.py paired --results-dir $results --answers $answers/test.jsonl --prompts $tests --drafts $measured
+python evaluate_acceptance.py paired $pair --results-dir $results --answers $answers/test.jsonl --prompts $tests --drafts $measured
 pages
 if [ "$last" -le 3 ]; then exit; fi
 
 # --- part 4: curated queries, the draft's own text, black-box on function calling; the users' drafts live ---
 distill biology_users_online --answers $answers/biology_users.jsonl --limit 40 --loss tvdpp_position --data online
 distill function_calling_users_nll --batch-size 1 --answers $answers/function_calling_users.jsonl --limit 20 --loss nll
-python generate_answers.py --prompts domains/biology_exam.jsonl --limit 48 --top-probs 128 --output $answers/biology_exam.jsonl
+python generate_answers.py $pair --prompts domains/biology_exam.jsonl --limit 48 --top-probs 128 --output $answers/biology_exam.jsonl
 distill biology_exam --answers $answers/biology_exam.jsonl --limit 40 --loss tvdpp_position
-python generate_answers.py --prompts domains/function_calling_curated.jsonl --limit 24 --top-probs 128 --batch-size 4 \
+python generate_answers.py $pair --prompts domains/function_calling_curated.jsonl --limit 24 --top-probs 128 --batch-size 4 \
   --output $answers/function_calling_curated.jsonl
 distill function_calling_curated --batch-size 1 --answers $answers/function_calling_curated.jsonl --limit 20 --loss tvdpp_position
 paired() { # FILE, then drafts
   local named=""
   for draft in "${@:2}"; do named="$named $draft=$drafts/$draft"; done
-  python evaluate_acceptance.py paired --results-dir $results --answers $answers/test.jsonl --prompts "$1" --drafts base $named
+  python evaluate_acceptance.py paired $pair --results-dir $results --answers $answers/test.jsonl --prompts "$1" --drafts base $named
 }
 paired domains/biology_test.jsonl biology_users_online biology_exam
 paired domains/function_calling_test.jsonl function_calling_users_nll function_calling_curated
 paired domains/general.jsonl biology_users_online biology_exam function_calling_users_nll function_calling_curated
 # with nothing beside it
 for domain in biology function_calling; do
-  python evaluate_acceptance.py live --pair smollm2-qwen --backend int8 --k 2 --seeds 1 --no-baseline --max-new-tokens 64 --per-type 6 \
+  python evaluate_acceptance.py live $pair --backend int8 --k 2 --seeds 1 --no-baseline --max-new-tokens 64 --per-type 6 \
     --results-dir $results/live --prompts domains/${domain}_test.jsonl --drafts base ${domain}_users=$drafts/${domain}_users
 done
 pages
 if [ "$last" -le 4 ]; then exit; fi
 
 # --- part 5: AT by study 0's prompts and by the verifier's own, one draft of all three domains, one answer a step; Chinese ---
-python generate_answers.py --prompts dpo_clean.jsonl --limit 48 --top-probs 128 --output $answers/at_pairs.jsonl
+python generate_answers.py $pair --prompts dpo_clean.jsonl --limit 48 --top-probs 128 --output $answers/at_pairs.jsonl
 distill at_pairs --answers $answers/at_pairs.jsonl --limit 40 --loss tvdpp_position
-python generate_answers.py --prompts domains/at.jsonl --per-type 8 --output $answers/test.jsonl
+python generate_answers.py $pair --prompts domains/at.jsonl --per-type 8 --output $answers/test.jsonl
 # 216 steps of one answer (7 minutes)
 distill mixed --batch-size 1 --answers $answers/biology_users.jsonl $answers/function_calling_users.jsonl $answers/at_pairs.jsonl \
   --loss tvdpp_position
-python generate_queries.py --domain at --draws 96 --output $queries/at.jsonl --json $results/queries_at.json
-python generate_answers.py --prompts $queries/at.jsonl --limit 48 --top-probs 128 --output $answers/at_synthetic.jsonl
+python generate_queries.py $pair --domain at --draws 96 --output $queries/at.jsonl --json $results/queries_at.json
+python generate_answers.py $pair --prompts $queries/at.jsonl --limit 48 --top-probs 128 --output $answers/at_synthetic.jsonl
 distill at_synthetic --answers $answers/at_synthetic.jsonl --limit 40 --loss tvdpp_position
 distill biology_users_single --batch-size 1 --answers $answers/biology_users.jsonl --limit 20 --loss tvdpp_position
 paired domains/at.jsonl at_pairs at_synthetic mixed biology_users function_calling_users
@@ -123,16 +125,16 @@ paired domains/general.jsonl at_pairs at_synthetic mixed biology_users_single
 paired domains/biology_test.jsonl at_pairs mixed biology_users_single
 paired domains/function_calling_test.jsonl at_pairs mixed
 # Chinese: the verifier's mass on the tokens that both name (`shared_mass`) is what bounds SmolLM2
-python generate_answers.py --prompts domains/chinese_test.jsonl --per-type 8 --output $answers/test.jsonl
+python generate_answers.py $pair --prompts domains/chinese_test.jsonl --per-type 8 --output $answers/test.jsonl
 paired domains/chinese_test.jsonl
 # the same-family pair, whose vocabulary is whole
-python generate_answers.py --prompts domains/chinese_train.jsonl --limit 48 --top-probs 128 --output $answers/chinese_users.jsonl
+python generate_answers.py $pair --prompts domains/chinese_train.jsonl --limit 48 --top-probs 128 --output $answers/chinese_users.jsonl
 distill chinese_users --pair qwen-coder --learning-rate 3e-5 --answers $answers/chinese_users.jsonl --limit 40 --loss tvdpp_position
 python evaluate_acceptance.py paired --pair qwen-coder --results-dir $results/same_family --answers $answers/test.jsonl \
   --prompts domains/chinese_test.jsonl domains/general.jsonl --drafts base chinese_users=$drafts/chinese_users
 python evaluate_acceptance.py report --results-dir $results/same_family
 # more data, the smaller draft's answers among the larger's (15 minutes of answers, 20 of training)
-python generate_answers.py --prompts domains/biology_users.jsonl --limit 280 --top-probs 128 --output $answers/biology_users_more.jsonl
+python generate_answers.py $pair --prompts domains/biology_users.jsonl --limit 280 --top-probs 128 --output $answers/biology_users_more.jsonl
 for size in 125 250; do
   distill biology_users_$size --answers $answers/biology_users_more.jsonl --limit $size --loss tvdpp_position
 done
@@ -143,13 +145,13 @@ if [ "$last" -le 5 ]; then exit; fi
 # --- part 6: larger budgets, for a GPU, in a clone of its own (not run so far): in one pass 125, 250 and 500 answers, each drawn
 # --- from the next, for a larger --limit adds the next prompts of the drawn order to a file; 200 answers for every other arm ---
 learn() { # NAME, then options
-  [ -e "$drafts/whole_$1/metrics.json" ] || python train_distill.py --output-dir "$drafts/whole_$1" --restart "${@:2}"
+  [ -e "$drafts/whole_$1/metrics.json" ] || python train_distill.py $pair --output-dir "$drafts/whole_$1" --restart "${@:2}"
   measured="$measured $1=$drafts/whole_$1"
 }
-generate="python generate_answers.py --top-probs 128 --batch-size 64"
+generate="python generate_answers.py $pair --top-probs 128 --batch-size 64"
 $generate --prompts domains/biology_exam.jsonl --limit 280 --output $answers/whole/biology_curated.jsonl
 $generate --prompts domains/function_calling_curated.jsonl --limit 280 --output $answers/whole/function_calling_curated.jsonl
-python generate_answers.py --per-type 20 --batch-size 64 --output $answers/whole/test.jsonl --prompts domains/biology_test.jsonl \
+python generate_answers.py $pair --per-type 20 --batch-size 64 --output $answers/whole/test.jsonl --prompts domains/biology_test.jsonl \
   domains/function_calling_test.jsonl domains/general.jsonl
 for domain in biology function_calling; do
   measured="base"
@@ -157,14 +159,14 @@ for domain in biology function_calling; do
   for number in 140 280 560; do
     $generate --prompts domains/${domain}_users.jsonl --limit $number --output ${of}_users.jsonl
   done
-  python generate_queries.py --domain $domain --draws 640 --batch-size 64 --output $queries/whole/$domain.jsonl \
+  python generate_queries.py $pair --domain $domain --draws 640 --batch-size 64 --output $queries/whole/$domain.jsonl \
     --json $results/whole/queries_$domain.json
   $generate --prompts $queries/whole/$domain.jsonl --limit 280 --output ${of}_synthetic.jsonl
   for size in 125 250 500; do learn ${domain}_users_$size --answers ${of}_users.jsonl --limit $size; done
   for scenario in users curated synthetic; do learn ${domain}_${scenario}_200 --answers ${of}_$scenario.jsonl --limit 200; done
   learn ${domain}_users_200_nll --answers ${of}_users.jsonl --limit 200 --loss nll
   learn ${domain}_users_200_online --answers ${of}_users.jsonl --limit 200 --data online
-  python evaluate_acceptance.py paired --results-dir $results/whole --answers $answers/whole/test.jsonl --drafts $measured \
+  python evaluate_acceptance.py paired $pair --results-dir $results/whole --answers $answers/whole/test.jsonl --drafts $measured \
     --prompts domains/${domain}_test.jsonl domains/general.jsonl
 done
 python evaluate_acceptance.py report --results-dir $results/whole

@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING
 
 from specdec.report import (
     Part,
+    count_passes,
     hardware,
     interval,
     live_pairs,
     live_rows,
     load,
-    mean_of,
     new_figure,
     picture,
     point,
     run_pages,
     span,
+    speed_ratio,
     speed_verdict,
     table,
     verdict,
@@ -48,7 +49,6 @@ THEIRS = {
 }
 WHITE_BOX = "white-box over black-box"  # how the claims begin that are one, asked of two losses
 USERS = ("function_calling",)  # domains whose queries of scenario I are users' own; the others' are written as users ask
-WHOSE = {"II": "curated queries", "III": "synthetic queries"}  # the paper's scenarios
 NONE_YET = "not measured"
 
 
@@ -92,15 +92,17 @@ def claims() -> str:
     return table(header, rows) + machines
 
 
+def ratio_cells(domain: str, one: dict) -> list[str]:
+    """Of one ratio on one domain: where, from how many answers, on how many prompts, the means, both ratios."""
+    means = [f"{one['means'][side]:.4f}" for side in ("base", "below", "above")]
+    answers = " / ".join(str(count) for count in dict.fromkeys(one["answers"]))
+    return [spoken(domain), answers, str(one["prompts"]), *means, ratio(one["levels"]), ratio(one["gains"])]
+
+
 def claims_by_domain() -> str:
     rows = []
     for claim, found in load(STUDY)["claims"].items():
-        for domain, one in found["domains"].items():
-            means = [f"{one['means'][side]:.4f}" for side in ("base", "below", "above")]
-            answers = " / ".join(str(count) for count in dict.fromkeys(one["answers"]))
-            rows.append(
-                [claim, spoken(domain), answers, str(one["prompts"]), *means, ratio(one["levels"]), ratio(one["gains"])]
-            )
+        rows += [[claim, *ratio_cells(domain, one)] for domain, one in found["domains"].items()]
     if not rows:
         return "No domain has the two arms of a claim so far."
     return table(["claim", "on", "answers", "n", "base", "below", "above", "ratio of levels", "ratio of gains"], rows)
@@ -110,43 +112,54 @@ def by_loss() -> str:
     """Every white-box loss over black-box, by domain."""
     rows = []
     for domain, losses in load(STUDY)["losses"].items():
-        for one in losses:
-            means = [f"{one['means'][side]:.4f}" for side in ("base", "below", "above")]
-            answers = " / ".join(str(count) for count in dict.fromkeys(one["answers"]))
-            cells = [spoken(domain), answers, str(one["prompts"]), *means, ratio(one["levels"]), ratio(one["gains"])]
-            rows.append([f"`{one['loss']}`", *cells])
+        rows += [[f"`{one['loss']}`", *ratio_cells(domain, one)] for one in losses]
     if not rows:
         return "No domain has a white-box draft and the black-box one so far."
     header = ["white-box loss", "on", "answers", "n", "base", "black-box", "white-box", "ratio of levels", "ratio of gains"]
     return table(header, rows)
 
 
+def side_of_one(found: dict) -> int:
+    """Where the interval of a ratio of levels lies: 1 above one, -1 below, 0 if it holds one or there is none."""
+    low, high = found["levels"]["interval"] or (0, 2)
+    return (low > 1) - (high < 1)
+
+
 def claim_verdict(claim: str, together: dict) -> str:
     """What the interval of the ratio of levels says, by the test that was fixed in advance."""
-    low, high = together["levels"]["interval"] or (0, 2)
-    synthetic = claim.startswith("synthetic")
-    if low > 1:
-        return "more" if synthetic else "holds"
-    if high < 1:
-        return "less, as they say" if synthetic else "is reversed"
-    return "no difference seen"
+    if claim.startswith("synthetic"):
+        return {1: "more", -1: "less, as they say", 0: "no difference seen"}[side_of_one(together)]
+    return {1: "holds", -1: "is reversed", 0: "no difference seen"}[side_of_one(together)]
 
 
-def in_words(claims: dict[str, dict]) -> str:
-    """What the claims that are measured came to, "" where none is."""
+def by_the_loss(claims: dict[str, dict]) -> str:
+    """Where white-box over black-box hangs on the loss: a domain on which one is above and another below; "" without one."""
+    white_box = {claim: found["domains"] for claim, found in claims.items() if claim.startswith(WHITE_BOX)}
+    for domain in set.intersection(*(set(domains) for domains in white_box.values())) if white_box else ():
+        if {-1, 1} <= {side_of_one(domains[domain]) for domains in white_box.values()}:
+            by_loss = [
+                f"{claim.removeprefix(f'{WHITE_BOX}, ')} {ratio(found[domain]['levels'])}" for claim, found in white_box.items()
+            ]
+            return f"{', '.join(by_loss)} on {spoken(domain)}"
+    return ""
+
+
+def in_words(claims: dict[str, dict]) -> list[tuple[str, str]]:
+    """(a claim and its verdict, its ratio) of those that are measured."""
     asked = {claim: found for claim, found in claims.items() if found["together"]}
-    white_box = {claim: found for claim, found in asked.items() if claim.startswith(WHITE_BOX)}
     said = []
-    if len({claim_verdict(claim, found["together"]) for claim, found in white_box.items()}) > 1:
-        by_loss = [f"{claim.removeprefix(f'{WHITE_BOX}, ')} {ratio_on(found)}" for claim, found in white_box.items()]
-        said.append(f"{WHITE_BOX} depends on the loss: {', '.join(by_loss)}")
-        asked = {claim: found for claim, found in asked.items() if claim not in white_box}
-    said += [f"{claim}: {claim_verdict(claim, found['together'])}, {ratio_on(found)}" for claim, found in asked.items()]
-    return f"Mean Σ min(p, q) as a ratio: {'; '.join(said)}" if said else ""
+    if by_loss := by_the_loss(asked):
+        said.append((f"{WHITE_BOX}: depends on the loss", by_loss))
+        asked = {claim: found for claim, found in asked.items() if not claim.startswith(WHITE_BOX)}
+    for claim, found in asked.items():
+        said.append((f"{claim}: {claim_verdict(claim, found['together'])}", ratio_on(found)))
+    return said
 
 
 def ratio_on(found: dict) -> str:
-    return f"{ratio(found['together']['levels'])} on {' and '.join(map(spoken, found['domains']))}"
+    *others, last = map(spoken, found["domains"])
+    domains = f"{', '.join(others)} and {last}" if others else last
+    return f"{ratio(found['together']['levels'])} on {domains}"
 
 
 def losses_in_words(losses: dict[str, list[dict]]) -> list[str]:
@@ -154,48 +167,48 @@ def losses_in_words(losses: dict[str, list[dict]]) -> list[str]:
     said = []
     for domain, rows in losses.items():
         if len(rows) > 2:
-            above = sum((row["levels"]["interval"] or (0, 2))[0] > 1 for row in rows)
-            below = sum((row["levels"]["interval"] or (0, 2))[1] < 1 for row in rows)
-            said.append(f"Of {len(rows)} white-box losses on {spoken(domain)}, {above} lie above black-box and {below} below.")
+            sides = [side_of_one(row) for row in rows]
+            said.append(
+                f"Of {len(rows)} white-box losses on {spoken(domain)}, {sides.count(1)} lie above black-box and "
+                f"{sides.count(-1)} below."
+            )
     return said
 
 
 def answer() -> str:
     study = load(STUDY)
-    said = in_words(study["claims"])
-    parts = [f"**{said}.**"] if said else []
-    parts += losses_in_words(study["losses"])
-    gains = [own_gain(arm) for arm in study["square"] if arm["domain"] in arm["on"]]
-    if gains:
-        parts.append(f"Change of mean Σ min(p, q) on a draft's own domain: {'; '.join(gains)}.")
+    lines = [f"- **{claim}**, {found}" for claim, found in in_words(study["claims"])]
     if missing := [claim for claim, found in study["claims"].items() if not found["together"]]:
-        parts.append(f"Not measured: {'; '.join(missing)}.")
-    return " ".join(parts)
+        lines.append(f"- not measured: {'; '.join(missing)}")
+    lines += [f"- {said}" for said in losses_in_words(study["losses"])]
+    lines += [f"- {own_gain(arm)}" for arm in study["square"] if arm["domain"] in arm["on"] and arm["scenario"] == "I"]
+    return "\n".join(["The claims, as ratios of mean Σ min(p, q), and what the draft of each domain gained:", "", *lines])
 
 
 def own_gain(arm: dict) -> str:
     change = arm["on"][arm["domain"]]
     rest = f", and {span(arm['on']['general'])} on general ones" if "general" in arm["on"] else ""
-    return f"{label(arm)}, {arm['answers']} answers, {span(change)} on {change['prompts']} prompts{rest}"
+    return f"{label(arm)}, {arm['answers']} answers: {span(change)} on {change['prompts']} prompts of its own domain{rest}"
 
 
 def row() -> str:
-    """The cell in the front page's table of studies."""
+    """The cell in the front page's table of studies: the claims, and what each domain gained from queries of scenario I."""
     study = load(STUDY)
-    parts = [in_words(study["claims"]) or "No claim has both of its drafts yet"]
+    claimed = "; ".join(f"{claim}, {found}" for claim, found in in_words(study["claims"]))
+    parts = [f"Mean Σ min(p, q) as a ratio: {claimed}" if claimed else "No claim has both of its drafts yet"]
     gains: dict[str, list[str]] = {}
     for arm in study["square"]:
-        if arm["domain"] in arm["on"]:
+        if arm["domain"] in arm["on"] and arm["scenario"] == "I":
             gains.setdefault(queries_of(arm), []).append(f"{spoken(arm['domain'])} {span(arm['on'][arm['domain']])}")
     learnt = [f"from {whose}: {', '.join(changes)}" for whose, changes in gains.items()]
-    return "; ".join([*parts, f"change on a draft's own domain, learnt {'; '.join(learnt)}", *live_in_short()])
+    return "; ".join(
+        [*parts, *([f"change on a draft's own domain, learnt {'; '.join(learnt)}"] if learnt else []), *live_in_short()]
+    )
 
 
 def queries_of(arm: dict) -> str:
-    """Whose queries a draft learnt from, in words."""
-    if arm["scenario"] == "I":
-        return "users' queries" if arm["domain"] in USERS else "queries written as users ask"
-    return WHOSE.get(arm["scenario"], f"queries of scenarios {arm['scenario']}")
+    """Whose queries a draft of scenario I learnt from, in words."""
+    return "users' queries" if arm["domain"] in USERS else "queries written as users ask"
 
 
 # --- the square -------------------------------------------------------------------------------------------------------
@@ -237,7 +250,7 @@ def square() -> str:
 
 
 def reading() -> str:
-    """The square's summary in words: own domain against the others, and what was forgotten."""
+    """The square's summary in words: own domain against the others, and what was forgotten, by the page's rule."""
     drafts = load(STUDY)["square"]
     own: list[str] = []
     others: list[str] = []
@@ -246,10 +259,10 @@ def reading() -> str:
         for domain, change in arm["on"].items():
             side = own if domain in arm["domain"].split(" + ") else others
             side.append(verdict(change))
-            if side is others and side[-1] == "lowered":
-                forgot.append(f"{label(arm)} on {spoken(domain)}")
+            if domain == "general" and side is others and side[-1] == "lowered":
+                forgot.append(label(arm))
     count = f"{len(drafts)} draft{'s' if len(drafts) != 1 else ''}"
-    lost = f" Forgotten: {', '.join(forgot)}." if forgot else ""
+    lost = f" Forgotten, on general prompts: by {', '.join(forgot)}." if forgot else ""
     return f"The square has {count}. On a domain that a draft learnt: {counted(own)}. On another: {counted(others)}.{lost}"
 
 
@@ -282,48 +295,56 @@ def arms() -> str:
 def mixing() -> str:
     rows = []
     for one in load(STUDY)["mixing"]:
+        learnt = [" / ".join(str(one[field][side]) for side in ("alone", "mixed")) for field in ("answers", "steps")]
         cells = [str(one["mixed"]["prompts"]), span(one["alone"]), span(one["mixed"]), span(one["apart"])]
-        rows.append([f"`{one['draft']}`", spoken(one["on"]), *cells])
+        rows.append([f"`{one['draft']}`", spoken(one["on"]), *learnt, *cells])
     if not rows:
         return "One draft of all three domains is not measured so far."
-    header = ["a domain's own draft", "on", "n", "its change", "change of `mixed`", "`mixed` − own"]
-    return table(header, rows)
+    header = ["a domain's own draft", "on", "answers, own / `mixed`", "steps, own / `mixed`", "n", "its change"]
+    return table([*header, "change of `mixed`", "`mixed` − own"], rows)
 
 
 def mixing_in_words() -> str:
     """The page's two rules: what mixing saves and costs, and what steps of one answer do."""
-    said = [*mixing_judged({(one["domain"], one["on"]): one for one in load(STUDY)["mixing"]}), *single_in_words()]
-    return " ".join(said) or "Neither is measured so far."
+    study = load(STUDY)
+    found = {(one["domain"], one["on"]): one for one in study["mixing"]}
+    return " ".join([*saved(found), *cost(found), *single_in_words(study["single_answers"])]) or "Neither is measured so far."
 
 
-def mixing_judged(found: dict[tuple[str, str], dict]) -> list[str]:
-    """(domain, test set) → `mixed` beside the domain's own draft; nothing before that is measured."""
-    said = []
-    if one := found.get(("function_calling", "general")):
-        saved = verdict(one["apart"]) == "raised" and verdict(one["mixed"]) != "lowered"
-        saves = "saves" if saved else "is not shown to save"
-        changes = f"{span(one['mixed'])} on general prompts, not {span(one['alone'])}"
-        said.append(f"**Mixing {saves} what function calling forgets** ({changes}).")
-    own = {domain: one["apart"] for (domain, test), one in found.items() if domain == test}
-    on_own = [f"{spoken(domain)} {span(apart)}" for domain, apart in own.items()]
-    if lost := [spoken(domain) for domain, apart in own.items() if verdict(apart) == "lowered"]:
-        said.append(f"It costs {' and '.join(lost)} something, against their own drafts: {', '.join(on_own)}.")
-    elif own:
-        said.append(f"It is not seen to cost a domain anything, against its own draft: {', '.join(on_own)}.")
-    return said
+def saved(found: dict[tuple[str, str], dict]) -> list[str]:
+    """(domain, test set) → `mixed` beside the domain's own draft; whether it saves what function calling's forgets."""
+    one = found.get(("function_calling", "general"))
+    if not one:
+        return []
+    rule = verdict(one["apart"]) == "raised" and verdict(one["mixed"]) != "lowered"
+    saves = "saves" if rule else "is not shown to save"
+    return [
+        f"**The draft of all three domains {saves} what function calling's own forgets**: on general prompts "
+        f"{span(one['mixed'])} against {span(one['alone'])}, {span(one['apart'])} apart."
+    ]
 
 
-def single_in_words() -> list[str]:
+def cost(found: dict[tuple[str, str], dict]) -> list[str]:
+    """Of each domain, whether the draft of all three lies below its own draft there."""
+    said = {"lowered": "costs it something", "raised": "is worth something to it"}
+    by_domain = [
+        f"{spoken(domain)} {said.get(verdict(one['apart']), 'makes no difference that is seen')} ({span(one['apart'])})"
+        for (domain, test), one in found.items()
+        if domain == test
+    ]
+    return [f"Against a domain's own draft, on its own prompts, mixing: on {'; on '.join(by_domain)}."] if by_domain else []
+
+
+def single_in_words(found: dict[str, dict]) -> list[str]:
     """The page's rule on steps of one answer; nothing before it is measured."""
-    found = load(STUDY)["single_answers"].get("general")
-    if not found:
+    if "general" not in found:
         return []
     rule = {
-        "raised": "steps of one answer do not make a draft forget by themselves",
+        "raised": "at answers of this length, steps of one answer are not enough to make a draft forget",
         "lowered": "steps of one answer may be what makes a draft forget",
     }
-    said = rule.get(verdict(found), "what steps of one answer do is not clear")
-    return [f"Biology's draft in as many such steps as function calling's: {span(found)} on general prompts, so {said}."]
+    said = rule.get(verdict(found["general"]), "what steps of one answer do is not clear")
+    return [f"Biology's draft in steps of one answer: {span(found['general'])} on general prompts, so {said}."]
 
 
 # --- more data --------------------------------------------------------------------------------------------------------
@@ -375,10 +396,6 @@ def expected() -> str:
         f"{answers} {domain} answers in {count_passes(passes)} {change}" for answers, passes, domain, change in sorted(found)
     ]
     return f"What so few answers did to mean Σ min(p, q) here: {'; '.join(lines)}."
-
-
-def count_passes(passes: float) -> str:
-    return "one pass" if passes == 1 else f"{passes:g} passes"
 
 
 # --- the data, the ceiling, the speed ---------------------------------------------------------------------------------
@@ -441,8 +458,7 @@ def live_ratios() -> tuple[list[dict], list[tuple[str, str, dict]]]:
     for draft in dict.fromkeys(name for header in headers for name in header["conditions"]["drafts"] if name != "base"):
         _, pairs = live_pairs(LIVE, draft)
         for domain in sorted({domain for domain, _ in pairs}):
-            speeds = [base / tuned for (where, _), (base, tuned) in pairs.items() if where == domain]
-            ratios.append((draft, domain, mean_of(speeds)))
+            ratios.append((draft, domain, speed_ratio(pair for (where, _), pair in pairs.items() if where == domain)))
     return headers, ratios
 
 
@@ -451,7 +467,7 @@ def live_in_short() -> list[str]:
     if not LIVE.exists():
         return []
     headers, ratios = live_ratios()
-    said = [f"{spoken(domain)} {span(ratio, 3, sign='')}" for _, domain, ratio in ratios]
+    said = [f"{spoken(domain)} {span(ratio, 3, sign='')} on {ratio['prompts']} prompts" for _, domain, ratio in ratios]
     return [f"live in {headers[0]['conditions']['dtype']}, times the base draft's tokens a second: {', '.join(said)}"]
 
 
@@ -462,8 +478,7 @@ def speed() -> str:
     headers, ratios = live_ratios()
     rows = []
     for draft, domain, ratio in ratios:
-        said = speed_verdict(ratio) if ratio["interval"] else "one prompt says nothing"
-        rows.append([f"`{draft}`", spoken(domain), str(ratio["prompts"]), span(ratio, 3, sign=""), said])
+        rows.append([f"`{draft}`", spoken(domain), str(ratio["prompts"]), span(ratio, 3, sign=""), speed_verdict(ratio)])
     conditions = headers[0]["conditions"]
     note = f"In {conditions['dtype']} at K = {conditions['k']}, {conditions['max_new_tokens']} tokens."
     header = ["draft", "on", "n", "tokens a second over the base draft's", "by the rule above"]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from specdec.report import (
     Part,
     base_draft,
+    count_passes,
     difference,
     draw_means,
     hardware,
@@ -278,8 +279,7 @@ def rank_in_short() -> str:
 
 
 def passes(report: dict, draft: str) -> str:
-    number = report["drafts"][draft]["passes"]
-    return "one pass" if number == 1 else f"{number:g} passes"
+    return count_passes(report["drafts"][draft]["passes"])
 
 
 def label(report: dict, draft: str) -> str:
