@@ -137,7 +137,6 @@ def at_length(rows: Prompts, draft: str, k: int, new: int, c: float) -> dict:
     tau = tokens_per_block(alpha, k)
     metrics = {name: mean([one[name] for one in found]) for name in ("acceptance_rate", "tokens_per_pass", "speedup")}
     independent = {"acceptance_rate": (tau - 1) / k, "tokens_per_pass": tau, "speedup": speedup(tau, k, c)}
-    independent |= {"burst_length": 1 / alpha, "burst_longer": geometric_tail(1 / alpha, LONG)}
     return {**metrics, "bursts": bursts_of([one["bursts"] for one in found]), "independent": independent}
 
 
