@@ -138,7 +138,12 @@ python generate_answers.py $pair --prompts domains/biology_users.jsonl --limit 2
 for size in 125 250; do
   distill biology_users_$size --answers $answers/biology_users_more.jsonl --limit $size --loss tvdpp_position
 done
-for test in biology_test general function_calling_test; do paired domains/$test.jsonl biology_users_125 biology_users_250; done
+for test in biology_test general; do paired domains/$test.jsonl biology_users_125 biology_users_250; done
+# the draft that ships, which saw neither biology nor function calling
+for test in function_calling_test biology_test general at; do
+  python evaluate_acceptance.py paired $pair --results-dir $results --answers $answers/test.jsonl --prompts domains/$test.jsonl \
+    --drafts base distilled_more=adapters/distilled_more
+done
 pages
 if [ "$last" -le 5 ]; then exit; fi
 
