@@ -88,6 +88,7 @@ def write_results(folder: Path, domain: str, drafts: dict[str, dict], gains: dic
         "replayed": {"block_efficiency": {asked: {"prompts": 20, "means": means} for asked in (domain, "general")}},
         "measured": {"paired": []},
         "shared_mass": {domain: 0.95},
+        "paired": {domain: {"means": {"base": 0.5}}},
     }
     (folder / "acceptance.json").write_text(json.dumps(report))
     return folder
@@ -306,7 +307,7 @@ def test_the_ceiling_is_that_of_most_prompts(tmp_path, monkeypatch):
         (folder / "acceptance.json").write_text(json.dumps(report))
     for order in (folders, folders[::-1]):
         monkeypatch.setattr(analysis, "FOLDERS", tuple(order))
-        assert analysis.ceilings() == {SETTINGS["base_model"]: {"at": 0.9}}
+        assert analysis.ceilings() == {SETTINGS["base_model"]: {"at": {"mass": 0.9, "overlap": 0.5}}}
 
 
 def test_calls_are_counted(tmp_path, tiny, monkeypatch):

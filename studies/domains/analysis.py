@@ -366,20 +366,23 @@ def verifier_of(file: Path) -> str:
     return next(iter(read_headers(file).values()))["conditions"]["verifier"]
 
 
-def ceilings() -> dict[str, dict[str, float]]:
-    """Draft model → test domain → the verifier's mean mass on the tokens that the draft shares: Σ min(p, q) is at most that.
+def ceilings() -> dict[str, dict[str, dict[str, float]]]:
+    """Draft model → test domain → the verifier's mean mass on the tokens that the draft shares, and the base draft's Σ min(p, q).
+
+    The second is at most the first.
 
     Of several reports, the one of most prompts of a domain counts.
     """
     reports = [load(folder / "acceptance.json") for folder in FOLDERS if (folder / "acceptance.json").exists()]
-    found: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, dict[str, float]]] = {}
     most: Counter[tuple[str, str]] = Counter()
     for report in reports:
         draft = report["conditions"]["draft"]
         for group, mass in report["shared_mass"].items():
             prompts = report["replayed"]["block_efficiency"][group]["prompts"]
             if ":" not in group and not group.startswith("study0") and prompts > most[draft, group]:
-                found.setdefault(draft, {})[group] = mass
+                base = report["paired"][group]["means"]["base"]
+                found.setdefault(draft, {})[group] = {"mass": mass, "overlap": base}
                 most[draft, group] = prompts
     return found
 

@@ -442,9 +442,12 @@ def ceilings() -> str:
     domains = [domain for domain in TESTS if any(domain in masses for masses in found.values())]
     rows = []
     for draft, masses in found.items():
-        cells = [f"{masses[domain]:.3f}" if domain in masses else NONE_YET for domain in domains]
+        cells = [
+            f"{masses[domain]['overlap']:.3f} of {masses[domain]['mass']:.3f}" if domain in masses else NONE_YET
+            for domain in domains
+        ]
         rows.append([draft.rpartition("/")[2], *cells])
-    return table(["draft", *map(spoken, domains)], rows)
+    return table(["base draft", *map(spoken, domains)], rows)
 
 
 def live_ratios() -> tuple[list[dict], list[tuple[str, str, dict]]]:
