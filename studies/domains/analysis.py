@@ -367,7 +367,7 @@ def verifier_of(file: Path) -> str:
 
 
 def ceilings() -> dict[str, dict[str, dict[str, float]]]:
-    """Draft model → test domain → the verifier's mean mass on the tokens that the draft shares, and the base draft's Σ min(p, q).
+    """Draft model → test domain → the verifier's mean mass on the tokens that the draft shares, and Σ min(p, q) of base.
 
     The second is at most the first.
 

@@ -124,6 +124,10 @@ paired domains/at.jsonl at_pairs at_synthetic mixed biology_users function_calli
 paired domains/general.jsonl at_pairs at_synthetic mixed biology_users_single
 paired domains/biology_test.jsonl at_pairs mixed biology_users_single
 paired domains/function_calling_test.jsonl at_pairs mixed
+# the rest of the square
+paired domains/at.jsonl biology_synthetic biology_exam function_calling_synthetic function_calling_curated
+paired domains/biology_test.jsonl at_synthetic function_calling_curated
+paired domains/function_calling_test.jsonl at_synthetic biology_exam
 # Chinese: the verifier's mass on the tokens that both name (`shared_mass`) is what bounds SmolLM2
 python generate_answers.py $pair --prompts domains/chinese_test.jsonl --per-type 8 --output $answers/test.jsonl
 paired domains/chinese_test.jsonl
