@@ -234,26 +234,31 @@ def test_the_mixed_draft_is_set_beside_each_domains_own(tmp_path, monkeypatch, g
     single = arm_of("biology_users_single", general=near(0.6, 0.03))
     elsewhere = {**mixed, "folder": "other", "overlap": {}}
     arms = [elsewhere, alone, mixed, single]
-    found = analysis.mixing(arms, seed=0)
-    assert [(one["domain"], one["on"], one["draft"]) for one in found] == [
+    found = analysis.beside(arms, "mixed", seed=0)
+    assert [(one["domain"], one["on"], one["own"]) for one in found] == [
         ("function_calling", "function_calling", "function_calling_users"),
         ("function_calling", "general", "function_calling_users"),
     ]
     assert found[0]["apart"]["mean"] == pytest.approx(-0.07) and found[0]["apart"]["interval"][1] < 0
-    study = {"mixing": found, "single_answers": analysis.single_answers(arms, seed=0)}
+    study = {"beside": {"mixed": found, "more": found}, "single_answers": analysis.single_answers(arms, seed=0)}
     monkeypatch.setattr(tables, "load", lambda file: study)
     words = tables.mixing_in_words()
     assert said in words and "on its own prompts, mixing: on function calling costs it something (-0.07" in words
     assert "steps of one answer are not enough to make a draft forget." in words
-    assert "| `function_calling_users` | general | 40 / 40 | 20 / 20 | 4 | -0.0185" in tables.mixing()
+    assert (
+        f"| `mixed` | `function_calling_users` | general | 40 / 40 | 20 / 20 | 4 | {general + 0.0015:+.4f}" in tables.beside()
+    )
+    words = tables.shipped_in_words()
+    assert "not learnt: on function calling `more` changes it by +0.1015" in words and words.count("changes it") == 1
 
 
 def test_nothing_is_said_of_a_mixed_draft_that_is_not_measured(monkeypatch):
     alone = arm_of("biology_users", biology=[(0.5, 0.6)] * 3)
-    assert analysis.mixing([alone], seed=0) == [] and analysis.single_answers([alone], seed=0) == {}
-    monkeypatch.setattr(tables, "load", lambda file: {"mixing": [], "single_answers": {}})
+    assert analysis.beside([alone], "mixed", seed=0) == [] and analysis.single_answers([alone], seed=0) == {}
+    monkeypatch.setattr(tables, "load", lambda file: {"beside": {"mixed": []}, "single_answers": {}})
     assert tables.mixing_in_words() == "Neither is measured so far."
-    assert tables.mixing() == "One draft of all three domains is not measured so far."
+    assert tables.beside() == "One draft of several domains is not measured so far."
+    assert tables.shipped_in_words() == "Not asked so far."
 
 
 def test_the_drafts_of_the_first_parts_of_run_sh_fill_every_claim(tmp_path):

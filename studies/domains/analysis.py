@@ -43,6 +43,7 @@ SCENARIOS = {  # the source of a training prompt → the scenario of the paper
 USUAL = (False, 128, None, 42)  # what this study's drafts have: not all weights, but this rank; no adapter before; random seed
 ALONE = {"at": "at_pairs", "biology": "biology_users", "function_calling": "function_calling_users"}  # domain → its draft
 MIXED, SINGLE = "mixed", "biology_users_single"  # the draft of all three domains; biology's, in steps of one answer
+SHIPPED = "distilled_more"  # of AT and general prompts
 DOMAINS = ("at", "biology", "function_calling", "chinese")
 # What two arms must have in common, but for the one field that a claim varies.
 FIELDS = (
@@ -316,19 +317,19 @@ def named(arms: list[dict], name: str) -> dict | None:
     return next((arm for arm in arms if (arm["folder"], arm["name"]) == (str(HERE / "results"), name)), None)
 
 
-def mixing(arms: list[dict], seed: int) -> list[dict]:
-    """MIXED beside each domain's own draft, on that domain's prompts and on general ones, paired; what is measured of it."""
-    mixed = named(arms, MIXED)
+def beside(arms: list[dict], name: str, seed: int) -> list[dict]:
+    """A draft beside each domain's own, on that domain's prompts and on general ones, paired; what is measured of it."""
+    draft = named(arms, name)
     rows = []
-    for domain, name in ALONE.items():
-        alone = named(arms, name)
+    for domain, of_domain in ALONE.items():
+        alone = named(arms, of_domain)
         for test in (domain, "general"):
-            if mixed and alone and test in mixed["overlap"] and test in alone["overlap"]:
-                both = [(alone["overlap"][test][prompt][1], own) for prompt, (_, own) in mixed["overlap"][test].items()]
+            if draft and alone and test in draft["overlap"] and test in alone["overlap"]:
+                both = [(alone["overlap"][test][prompt][1], own) for prompt, (_, own) in draft["overlap"][test].items()]
                 apart = mean_with_interval([own - other for other, own in both], seed)
-                learnt = {field: {"alone": alone[field], "mixed": mixed[field]} for field in ("answers", "steps")}
-                changes = {"alone": change(alone, test, seed), "mixed": change(mixed, test, seed), "apart": apart}
-                rows.append({"domain": domain, "on": test, "draft": name, **learnt, **changes})
+                learnt = {field: {"alone": alone[field], "draft": draft[field]} for field in ("answers", "steps")}
+                changes = {"alone": change(alone, test, seed), "draft": change(draft, test, seed), "apart": apart}
+                rows.append({"domain": domain, "on": test, "own": of_domain, **learnt, **changes})
     return rows
 
 
@@ -409,7 +410,7 @@ def main() -> None:
         "arms": changes,
         "square": square(changes),
         "scaling": scaling(changes),
-        "mixing": mixing(arms, args.seed),
+        "beside": {name: beside(arms, name, args.seed) for name in (MIXED, SHIPPED)},
         "single_answers": single_answers(arms, args.seed),
         "ceilings": ceilings(),
         "leaks": {name: {"rows": found["rows"], "near": len(found["near"])} for name, found in leaks().items()},

@@ -292,23 +292,36 @@ def arms() -> str:
 # --- one draft of all domains, and one answer a step ------------------------------------------------------------------
 
 
-def mixing() -> str:
+def beside() -> str:
+    """`mixed`, and the draft that ships, each beside the domains' own drafts."""
     rows = []
-    for one in load(STUDY)["mixing"]:
-        learnt = [" / ".join(str(one[field][side]) for side in ("alone", "mixed")) for field in ("answers", "steps")]
-        cells = [str(one["mixed"]["prompts"]), span(one["alone"]), span(one["mixed"]), span(one["apart"])]
-        rows.append([f"`{one['draft']}`", spoken(one["on"]), *learnt, *cells])
+    for name, found in load(STUDY)["beside"].items():
+        for one in found:
+            learnt = [" / ".join(f"{one[field][side]:,}" for side in ("draft", "alone")) for field in ("answers", "steps")]
+            cells = [str(one["draft"]["prompts"]), span(one["draft"]), span(one["alone"]), span(one["apart"])]
+            rows.append([f"`{name}`", f"`{one['own']}`", spoken(one["on"]), *learnt, *cells])
     if not rows:
-        return "One draft of all three domains is not measured so far."
-    header = ["a domain's own draft", "on", "answers, own / `mixed`", "steps, own / `mixed`", "n", "its change"]
-    return table([*header, "change of `mixed`", "`mixed` − own"], rows)
+        return "One draft of several domains is not measured so far."
+    header = ["draft", "a domain's own draft", "on", "answers of both", "steps of both", "n", "change of the draft"]
+    return table([*header, "of the domain's own", "difference"], rows)
 
 
 def mixing_in_words() -> str:
     """The page's two rules: what mixing saves and costs, and what steps of one answer do."""
     study = load(STUDY)
-    found = {(one["domain"], one["on"]): one for one in study["mixing"]}
+    found = {(one["domain"], one["on"]): one for one in study["beside"].get("mixed", [])}
     return " ".join([*saved(found), *cost(found), *single_in_words(study["single_answers"])]) or "Neither is measured so far."
+
+
+def shipped_in_words() -> str:
+    """What the draft that ships gains in domains that it never saw, of what their own drafts gain."""
+    said = []
+    for name, found in load(STUDY)["beside"].items():
+        for one in found:
+            if name != "mixed" and one["on"] == one["domain"] != "at":
+                of_own = f"its own draft of {one['answers']['alone']} answers {span(one['alone'])}"
+                said.append(f"on {spoken(one['on'])} `{name}` changes it by {span(one['draft'])}, {of_own}")
+    return f"Mean Σ min(p, q) of domains that were not learnt: {'; '.join(said)}." if said else "Not asked so far."
 
 
 def saved(found: dict[tuple[str, str], dict]) -> list[str]:
@@ -316,11 +329,11 @@ def saved(found: dict[tuple[str, str], dict]) -> list[str]:
     one = found.get(("function_calling", "general"))
     if not one:
         return []
-    rule = verdict(one["apart"]) == "raised" and verdict(one["mixed"]) != "lowered"
+    rule = verdict(one["apart"]) == "raised" and verdict(one["draft"]) != "lowered"
     saves = "saves" if rule else "is not shown to save"
     return [
         f"**The draft of all three domains {saves} what function calling's own forgets**: on general prompts "
-        f"{span(one['mixed'])} against {span(one['alone'])}, {span(one['apart'])} apart."
+        f"{span(one['draft'])} against {span(one['alone'])}, {span(one['apart'])} apart."
     ]
 
 
@@ -496,8 +509,9 @@ OWN_PARTS: dict[str, Part] = {
     "claims by domain": claims_by_domain,
     "by loss": by_loss,
     "arms": arms,
-    "mixing": mixing,
+    "beside": beside,
     "mixing in words": mixing_in_words,
+    "shipped in words": shipped_in_words,
     "figure scaling": scaling,
     "expected": expected,
     "data": data,
