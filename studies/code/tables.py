@@ -254,7 +254,8 @@ def trained(settings: dict | None) -> str:
     if settings is None:
         return "–"
     loss = settings.get("loss", "unknown")
-    words = [f"{LOSSES.get(loss, loss)} on {settings['answers']} texts" if "answers" in settings else LOSSES.get(loss, loss)]
+    how = LOSSES.get(loss, loss) + (f" at temperature {settings['temperature']:g}" if "temperature" in settings else "")
+    words = [f"{how} on {settings['answers']} texts" if "answers" in settings else how]
     if "steps" in settings:
         words.append(f"of at most {settings['max_new_tokens']} tokens")
         words.append(f"{settings['steps']} steps of {settings['batch_size']} at {settings['learning_rate']:g}")
