@@ -344,9 +344,9 @@ class Collector:
 
         # Daemons: a second Ctrl-C leaves at once, and Python does not wait for them.
         workers = [threading.Thread(target=work, daemon=True) for _ in range(min(threads, len(requests)))]
-        for worker in workers:
-            worker.start()
         try:
+            for worker in workers:
+                worker.start()  # waits until the thread runs, and Ctrl-C may come in that wait: its call is under way then
             for request, outcome in arrivals(workers, outcomes):
                 self.take(request, outcome)
         except BaseException:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -329,6 +330,27 @@ def test_answers_under_way_are_kept(serve, tmp_path, number, status):
     err = process.communicate(timeout=60)[1]
     assert process.returncode == status and "waiting for the answers under way" in err
     assert "got 4 pairs" in err and len(server.calls) == 4 and len(list(read_jsonl(raw))) == 4
+
+
+def test_ctrl_c_while_the_calls_start_keeps_them_too(tmp_path, monkeypatch):
+    """`Thread.start` waits until its thread runs; a call is under way before that wait is over."""
+
+    class Slow(data_generation.Collector):
+        def ask(self, request, retries):
+            time.sleep(0.3)
+            return json.dumps(completion())
+
+    class Interrupted(threading.Thread):
+        def start(self):
+            super().start()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(data_generation.threading, "Thread", Interrupted)
+    args = SimpleNamespace(output=tmp_path / "raw.jsonl")
+    collector = Slow(None, args, SimpleNamespace(n=0, refresh=lambda: None, write=lambda *_, **__: None))
+    with pytest.raises(KeyboardInterrupt):
+        collector.collect(plan_requests()[:3], threads=3, retries=0)
+    assert len(list(read_jsonl(args.output))) == 1
 
 
 def test_a_second_signal_does_not_wait(serve, tmp_path):
