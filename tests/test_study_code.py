@@ -558,7 +558,10 @@ def test_tuned_drafts_live_stand_beside_the_base_draft(tmp_path, monkeypatch):
 def test_the_peak_of_live_runs(monkeypatch):
     """By draft, of the fixed lengths alone; two lengths have no shape."""
     speeds = {1: 1.1, 2: 1.3, 4: 1.2}
-    live = [{"k": k, "stop_below": 0.0, "drafts": {"base": {"speedup": {"mean": mean}}}} for k, mean in speeds.items()]
+    drafts = {k: {"base": {"speedup": {"mean": mean}, "prompts": 12}} for k, mean in speeds.items()}
+    live = [{"k": k, "stop_below": 0.0, "drafts": of_k} for k, of_k in drafts.items()]
     live.append({"k": 8, "stop_below": 0.4, "drafts": {"base": {"speedup": {"mean": 9.0}}}})
     assert tables.live_peak({"live": live}) == " Live, the base draft shows one peak: the best is γ = 2, 1.30×."
     assert tables.live_peak({"live": live[1:]}) == tables.live_peak({"live": []}) == ""
+    drafts[2]["base"]["prompts"] = 24
+    assert tables.live_peak({"live": live}).endswith("γ = 2, 1.30×. Prompts, by γ: 12 at 1, 24 at 2, 12 at 4.")

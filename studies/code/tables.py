@@ -602,14 +602,18 @@ def third_outcome() -> str:
 def live_peak(found: dict) -> str:
     """What the live runs of fixed lengths say of the peak, a sentence a draft."""
     speeds: dict[str, dict[int, float]] = {}
+    prompts: dict[str, dict[int, int]] = {}
     for one in sorted(found["live"], key=lambda one: one["k"]):
         for draft, of_draft in one["drafts"].items() if not one["stop_below"] else ():
             speeds.setdefault(draft, {})[one["k"]] = of_draft["speedup"]["mean"]
+            prompts.setdefault(draft, {})[one["k"]] = of_draft["prompts"]
     said = ""
     for draft, by_k in speeds.items():
         best = max(by_k, key=lambda k: by_k[k])
         if len(by_k) > 2:
             said += f" Live, the {draft} draft shows {shape(list(by_k.values()))}: the best is γ = {best}, {by_k[best]:.2f}×."
+            if len(set(prompts[draft].values())) > 1:
+                said += f" Prompts, by γ: {', '.join(f'{number} at {k}' for k, number in prompts[draft].items())}."
     return said
 
 
