@@ -95,6 +95,21 @@ def speed_ratio(pairs: Iterable[tuple[float, float]]) -> dict:
     return mean_of([base / tuned for base, tuned in pairs])
 
 
+def live_ratios(file: Path) -> tuple[list[dict], list[tuple[str, str, dict]]]:
+    """The header rows of `live`; and (draft, domain, `speed_ratio` of the prompts that it and the base draft decoded).
+
+    Raises:
+        FileNotFoundError: not measured.
+    """
+    headers, _ = live_rows(file)
+    ratios = []
+    for draft in dict.fromkeys(name for header in headers for name in header["conditions"]["drafts"] if name != "base"):
+        _, pairs = live_pairs(file, draft)
+        for domain in sorted({domain for domain, _ in pairs}):
+            ratios.append((draft, domain, speed_ratio(pair for (where, _), pair in pairs.items() if where == domain)))
+    return headers, ratios
+
+
 def first_trainings(drafts: dict[str, dict | None]) -> dict[str, str]:
     """draft → the first one of its kind: a draft trained again has the same fields but another random seed.
 

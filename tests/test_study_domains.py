@@ -240,7 +240,8 @@ def test_the_mixed_draft_is_set_beside_each_domains_own(tmp_path, monkeypatch, g
         ("function_calling", "general", "function_calling_users"),
     ]
     assert found[0]["apart"]["mean"] == pytest.approx(-0.07) and found[0]["apart"]["interval"][1] < 0
-    study = {"beside": {"mixed": found, "more": found}, "single_answers": analysis.single_answers(arms, seed=0)}
+    changes = [{"name": arm["name"], "on": {test: analysis.change(arm, test, 0) for test in arm["overlap"]}} for arm in arms]
+    study = {"beside": {"mixed": found, "more": found}, "arms": changes}
     monkeypatch.setattr(tables, "load", lambda file: study)
     words = tables.mixing_in_words()
     assert said in words and "on its own prompts, mixing: on function calling costs it something (-0.07" in words
@@ -254,8 +255,9 @@ def test_the_mixed_draft_is_set_beside_each_domains_own(tmp_path, monkeypatch, g
 
 def test_nothing_is_said_of_a_mixed_draft_that_is_not_measured(monkeypatch):
     alone = arm_of("biology_users", biology=[(0.5, 0.6)] * 3)
-    assert analysis.beside([alone], "mixed", seed=0) == [] and analysis.single_answers([alone], seed=0) == {}
-    monkeypatch.setattr(tables, "load", lambda file: {"beside": {"mixed": []}, "single_answers": {}})
+    assert analysis.beside([alone], "mixed", seed=0) == []
+    single = {"name": "biology_users_single", "on": {"biology": {}}}
+    monkeypatch.setattr(tables, "load", lambda file: {"beside": {"mixed": []}, "arms": [single]})
     assert tables.mixing_in_words() == "Neither is measured so far."
     assert tables.beside() == "One draft of several domains is not measured so far."
     assert tables.shipped_in_words() == "Not asked so far."

@@ -2,8 +2,8 @@
 
 A training snippet is cut behind its first lines: they are the prompt, the rest is the text that is learnt, in the verifier's
 tokens. The rows have temperature 1, the plain likelihood, or --temperature, at which the draft's is taken then, and no
-probabilities, so no other loss takes them. With --prompts
-the prompts alone are written too: completed by the verifier, they are what the distilled draft learns from.
+probabilities, so no other loss takes them. With --prompts the prompts alone are written too: completed by the verifier, they
+are what the distilled draft learns from.
 
     python -m studies.code.human --output studies/code/answers/human.jsonl --prompts studies/code/answers/prompts.jsonl
     python -m studies.code.human --mix balanced --output studies/code/answers/human-balanced.jsonl
@@ -55,15 +55,9 @@ def human_rows(snippets: list[dict], tokenizer, seed: int, longest: int | None =
         prompt, rest = cut(snippet["text"])
         kept = {name: value for name, value in snippet.items() if name not in ("text", "in_plan")}
         token_ids = tokenizer(rest, add_special_tokens=False)["input_ids"][:longest]  # what opens a text is in the prompt
-        answer = {
-            "temperature": temperature,
-            "top_p": 1.0,
-            "token_ids": token_ids,
-            "probs": None,
-            "seed": seed,
-            "text": "human",
-        }
-        rows.append({"prompt": prompt, **kept, **answer})
+        sampled = {"temperature": temperature, "top_p": 1.0, "seed": seed}
+        answer = {"token_ids": token_ids, "probs": None, "text": "human"}
+        rows.append({"prompt": prompt, **kept, **sampled, **answer})
     return rows
 
 

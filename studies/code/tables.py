@@ -13,8 +13,7 @@ from specdec.report import (
     Part,
     difference,
     hardware,
-    live_pairs,
-    live_rows,
+    live_ratios,
     load,
     new_figure,
     overlaps_of,
@@ -23,7 +22,6 @@ from specdec.report import (
     point,
     run_pages,
     span,
-    speed_ratio,
     speed_verdict,
     table,
     verdict,
@@ -490,13 +488,12 @@ def live_tuned() -> str:
     """The tuned drafts at the γ at which the base draft is fastest live, each against the base draft on the same prompts."""
     if not LIVE_TUNED.exists():
         return f"Live runs of tuned drafts: {NOT_YET}."
-    headers, _ = live_rows(LIVE_TUNED)
-    said = []
-    for draft in dict.fromkeys(name for header in headers for name in header["conditions"]["drafts"] if name != "base"):
-        _, pairs = live_pairs(LIVE_TUNED, draft)
-        if len(pairs) > 1:
-            ratio = speed_ratio(pairs.values())
-            said.append(f"`{draft}` {speed_verdict(ratio)}, {span(ratio, 3, sign='')}, on {ratio['prompts']} prompts")
+    headers, ratios = live_ratios(LIVE_TUNED)
+    said = [
+        f"`{draft}` {speed_verdict(ratio)}, {span(ratio, 3, sign='')}, on {ratio['prompts']} prompts"
+        for draft, _, ratio in ratios
+        if ratio["interval"]
+    ]
     conditions = headers[0]["conditions"]
     where = f"Live in {conditions['dtype']} at γ = {conditions['k']}, as times the base draft's tokens a second"
     return f"{where}: {'; '.join(said)}." if said else f"Live runs of tuned drafts: {NOT_YET}."

@@ -42,8 +42,7 @@ SCENARIOS = {  # the source of a training prompt → the scenario of the paper
 }
 USUAL = (False, 128, None, 42)  # what this study's drafts have: not all weights, but this rank; no adapter before; random seed
 ALONE = {"at": "at_pairs", "biology": "biology_users", "function_calling": "function_calling_users"}  # domain → its draft
-MIXED, SINGLE = "mixed", "biology_users_single"  # the draft of all three domains; biology's, in steps of one answer
-SHIPPED = "distilled_more"  # of AT and general prompts
+MIXED, SHIPPED = "mixed", "distilled_more"  # the draft of all three domains; that of AT and general prompts
 DOMAINS = ("at", "biology", "function_calling", "chinese")
 # What two arms must have in common, but for the one field that a claim varies.
 FIELDS = (
@@ -310,7 +309,7 @@ def scaling(changes: list[dict]) -> dict[str, list[dict]]:
     return result
 
 
-# --- one draft of all domains, and one answer a step ------------------------------------------------------------------
+# --- one draft of several domains -------------------------------------------------------------------------------------
 
 
 def named(arms: list[dict], name: str) -> dict | None:
@@ -325,18 +324,14 @@ def beside(arms: list[dict], name: str, seed: int) -> list[dict]:
         alone = named(arms, of_domain)
         for test in (domain, "general"):
             if draft and alone and test in draft["overlap"] and test in alone["overlap"]:
-                both = [(alone["overlap"][test][prompt][1], own) for prompt, (_, own) in draft["overlap"][test].items()]
-                apart = mean_with_interval([own - other for other, own in both], seed)
+                theirs = alone["overlap"][test]
+                apart = mean_with_interval(
+                    [own - theirs[prompt][1] for prompt, (_, own) in draft["overlap"][test].items()], seed
+                )
                 learnt = {field: {"alone": alone[field], "draft": draft[field]} for field in ("answers", "steps")}
                 changes = {"alone": change(alone, test, seed), "draft": change(draft, test, seed), "apart": apart}
                 rows.append({"domain": domain, "on": test, "own": of_domain, **learnt, **changes})
     return rows
-
-
-def single_answers(arms: list[dict], seed: int) -> dict[str, dict]:
-    """Test domain → the change of SINGLE, which learnt one answer a step, as function calling's drafts do."""
-    single = named(arms, SINGLE)
-    return {domain: change(single, domain, seed) for domain in single["overlap"]} if single else {}
 
 
 # --- the data ---------------------------------------------------------------------------------------------------------
@@ -411,7 +406,6 @@ def main() -> None:
         "square": square(changes),
         "scaling": scaling(changes),
         "beside": {name: beside(arms, name, args.seed) for name in (MIXED, SHIPPED)},
-        "single_answers": single_answers(arms, args.seed),
         "ceilings": ceilings(),
         "leaks": {name: {"rows": found["rows"], "near": len(found["near"])} for name, found in leaks().items()},
         "calls": calls(HERE / "answers"),

@@ -14,15 +14,13 @@ from specdec.report import (
     count_passes,
     hardware,
     interval,
-    live_pairs,
-    live_rows,
+    live_ratios,
     load,
     new_figure,
     picture,
     point,
     run_pages,
     span,
-    speed_ratio,
     speed_verdict,
     table,
     verdict,
@@ -49,6 +47,7 @@ THEIRS = {
 }
 WHITE_BOX = "white-box over black-box"  # how the claims begin that are one, asked of two losses
 USERS = ("function_calling",)  # domains whose queries of scenario I are users' own; the others' are written as users ask
+SINGLE = "biology_users_single"  # biology's draft in steps of one answer, as function calling's learn
 NONE_YET = "not measured"
 
 
@@ -310,7 +309,7 @@ def mixing_in_words() -> str:
     """The page's two rules: what mixing saves and costs, and what steps of one answer do."""
     study = load(STUDY)
     found = {(one["domain"], one["on"]): one for one in study["beside"].get("mixed", [])}
-    return " ".join([*saved(found), *cost(found), *single_in_words(study["single_answers"])]) or "Neither is measured so far."
+    return " ".join([*saved(found), *cost(found), *single_in_words(study["arms"])]) or "Neither is measured so far."
 
 
 def shipped_in_words() -> str:
@@ -348,16 +347,17 @@ def cost(found: dict[tuple[str, str], dict]) -> list[str]:
     return [f"Against a domain's own draft, on its own prompts, mixing: on {'; on '.join(by_domain)}."] if by_domain else []
 
 
-def single_in_words(found: dict[str, dict]) -> list[str]:
-    """The page's rule on steps of one answer; nothing before it is measured."""
-    if "general" not in found:
+def single_in_words(arms: list[dict]) -> list[str]:
+    """The page's rule on steps of one answer, of the draft SINGLE; nothing before it is measured."""
+    general = next((arm["on"]["general"] for arm in arms if arm["name"] == SINGLE and "general" in arm["on"]), None)
+    if general is None:
         return []
     rule = {
         "raised": "at answers of this length, steps of one answer are not enough to make a draft forget",
         "lowered": "steps of one answer may be what makes a draft forget",
     }
-    said = rule.get(verdict(found["general"]), "what steps of one answer do is not clear")
-    return [f"Biology's draft in steps of one answer: {span(found['general'])} on general prompts, so {said}."]
+    said = rule.get(verdict(general), "what steps of one answer do is not clear")
+    return [f"Biology's draft in steps of one answer: {span(general)} on general prompts, so {said}."]
 
 
 # --- more data --------------------------------------------------------------------------------------------------------
@@ -463,26 +463,11 @@ def ceilings() -> str:
     return table(["base draft", *map(spoken, domains)], rows)
 
 
-def live_ratios() -> tuple[list[dict], list[tuple[str, str, dict]]]:
-    """The headers of the live runs; and (draft, domain, the mean ratio of its tokens a second to the base draft's).
-
-    Raises:
-        FileNotFoundError: nothing was run live.
-    """
-    headers, _ = live_rows(LIVE)
-    ratios = []
-    for draft in dict.fromkeys(name for header in headers for name in header["conditions"]["drafts"] if name != "base"):
-        _, pairs = live_pairs(LIVE, draft)
-        for domain in sorted({domain for domain, _ in pairs}):
-            ratios.append((draft, domain, speed_ratio(pair for (where, _), pair in pairs.items() if where == domain)))
-    return headers, ratios
-
-
 def live_in_short() -> list[str]:
     """For the front page; nothing before it is measured."""
     if not LIVE.exists():
         return []
-    headers, ratios = live_ratios()
+    headers, ratios = live_ratios(LIVE)
     said = [f"{spoken(domain)} {span(ratio, 3, sign='')} on {ratio['prompts']} prompts" for _, domain, ratio in ratios]
     return [f"live in {headers[0]['conditions']['dtype']}, times the base draft's tokens a second: {', '.join(said)}"]
 
@@ -491,7 +476,7 @@ def speed() -> str:
     """Live, a row a draft and domain: tokens a second against the base draft's on the same prompts."""
     if not LIVE.exists():
         return "No draft of this study was run live so far."
-    headers, ratios = live_ratios()
+    headers, ratios = live_ratios(LIVE)
     rows = []
     for draft, domain, ratio in ratios:
         rows.append([f"`{draft}`", spoken(domain), str(ratio["prompts"]), span(ratio, 3, sign=""), speed_verdict(ratio)])
