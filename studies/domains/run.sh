@@ -151,32 +151,54 @@ done
 pages
 if [ "$last" -le 5 ]; then exit; fi
 
-# --- part 6: larger budgets, for a GPU, in a clone of its own (not run so far): in one pass 125, 250 and 500 answers, each drawn
-# --- from the next, for a larger --limit adds the next prompts of the drawn order to a file; 200 answers for every other arm ---
+# --- part 6: larger budgets, on a GPU (fifteen minutes, several commands at once): in one pass 125, 250 and 500 answers, each drawn
+# --- from the next, for a larger --limit adds the next prompts of the drawn order to a file; 250 answers for every other arm ---
 learn() { # NAME, then options
   [ -e "$drafts/whole_$1/metrics.json" ] || python train_distill.py $pair --output-dir "$drafts/whole_$1" --restart "${@:2}"
-  measured="$measured $1=$drafts/whole_$1"
 }
-generate="python generate_answers.py $pair --top-probs 128 --batch-size 64"
-$generate --prompts domains/biology_exam.jsonl --limit 280 --output $answers/whole/biology_curated.jsonl
-$generate --prompts domains/function_calling_curated.jsonl --limit 280 --output $answers/whole/function_calling_curated.jsonl
-python generate_answers.py $pair --per-type 20 --batch-size 64 --output $answers/whole/test.jsonl --prompts domains/biology_test.jsonl \
-  domains/function_calling_test.jsonl domains/general.jsonl
-for domain in biology function_calling; do
-  measured="base"
-  of=$answers/whole/$domain
-  for number in 140 280 560; do
-    $generate --prompts domains/${domain}_users.jsonl --limit $number --output ${of}_users.jsonl
+whole=$answers/whole
+generate="python generate_answers.py $pair --top-probs 128 --batch-size 70"
+for number in 140 280 560; do
+  for domain in biology function_calling; do
+    $generate --prompts domains/${domain}_users.jsonl --limit $number --output $whole/${domain}_users.jsonl
   done
-  python generate_queries.py $pair --domain $domain --draws 640 --batch-size 64 --output $queries/whole/$domain.jsonl \
-    --json $results/whole/queries_$domain.json
-  $generate --prompts $queries/whole/$domain.jsonl --limit 280 --output ${of}_synthetic.jsonl
-  for size in 125 250 500; do learn ${domain}_users_$size --answers ${of}_users.jsonl --limit $size; done
-  for scenario in users curated synthetic; do learn ${domain}_${scenario}_200 --answers ${of}_$scenario.jsonl --limit 200; done
-  learn ${domain}_users_200_nll --answers ${of}_users.jsonl --limit 200 --loss nll
-  learn ${domain}_users_200_online --answers ${of}_users.jsonl --limit 200 --data online
-  python evaluate_acceptance.py paired $pair --results-dir $results/whole --answers $answers/whole/test.jsonl --drafts $measured \
-    --prompts domains/${domain}_test.jsonl domains/general.jsonl
 done
+$generate --prompts dpo_clean.jsonl --limit 280 --output $whole/at_pairs.jsonl
+$generate --prompts domains/general_train.jsonl --limit 280 --output $whole/general.jsonl
+$generate --prompts domains/biology_exam.jsonl --limit 280 --output $whole/biology_exam.jsonl
+$generate --prompts domains/function_calling_curated.jsonl --limit 280 --output $whole/function_calling_curated.jsonl
+for domain in biology function_calling at; do
+  python generate_queries.py $pair --domain $domain --draws 440 --batch-size 110 --output $queries/whole/$domain.jsonl \
+    --json $results/whole/queries_$domain.json
+  $generate --prompts $queries/whole/$domain.jsonl --limit 280 --output $whole/${domain}_synthetic.jsonl
+done
+python generate_answers.py $pair --batch-size 65 --per-type 24 --prompts domains/function_calling_test.jsonl --output $whole/test.jsonl
+python generate_answers.py $pair --batch-size 192 --per-type 16 --output $whole/test.jsonl --prompts domains/biology_test.jsonl \
+  domains/at.jsonl domains/general.jsonl
+measured="base distilled_more=adapters/distilled_more"
+for draft in biology_users function_calling_users at_pairs biology_synthetic function_calling_synthetic at_synthetic biology_exam \
+  function_calling_curated; do
+  learn ${draft}_250 --answers $whole/$draft.jsonl --limit 250
+  measured="$measured ${draft}_250=$drafts/whole_${draft}_250"
+done
+for draft in biology_users function_calling_users at_pairs; do
+  learn ${draft}_250_nll --answers $whole/$draft.jsonl --limit 250 --loss nll
+  measured="$measured ${draft}_250_nll=$drafts/whole_${draft}_250_nll"
+done
+for draft in biology_users function_calling_users; do
+  for size in 125 500; do
+    learn ${draft}_$size --answers $whole/$draft.jsonl --limit $size
+    measured="$measured ${draft}_$size=$drafts/whole_${draft}_$size"
+  done
+done
+# the first 280 answers of each, about 250 behind what is held out
+mkdir -p $whole/everything
+for domain in biology function_calling; do head -n 282 $whole/${domain}_users.jsonl > $whole/everything/${domain}_users.jsonl; done
+learn everything --keep-rank 64 --answers $whole/everything/biology_users.jsonl $whole/everything/function_calling_users.jsonl \
+  $whole/at_pairs.jsonl $whole/general.jsonl
+measured="$measured everything=$drafts/whole_everything"
+# on the GPU every draft met the prompts of its own domain and general ones, the users' drafts and `everything` the other domains' too
+python evaluate_acceptance.py paired $pair --results-dir $results/whole --answers $whole/test.jsonl --drafts $measured \
+  --prompts domains/biology_test.jsonl domains/function_calling_test.jsonl domains/at.jsonl domains/general.jsonl
 python evaluate_acceptance.py report --results-dir $results/whole
 pages
