@@ -137,6 +137,10 @@ distill chinese_users --pair qwen-coder --learning-rate 3e-5 --answers $answers/
 python evaluate_acceptance.py paired --pair qwen-coder --results-dir $results/same_family --answers $answers/test.jsonl \
   --prompts domains/chinese_test.jsonl domains/general.jsonl --drafts base chinese_users=$drafts/chinese_users
 python evaluate_acceptance.py report --results-dir $results/same_family
+# the draft's own text on function calling (16 minutes, for the draft writes every answer of a step)
+distill function_calling_users_online --batch-size 1 --answers $answers/function_calling_users.jsonl --limit 20 --loss tvdpp_position \
+  --data online
+for test in function_calling_test general; do paired domains/$test.jsonl function_calling_users_online; done
 # more data, the smaller draft's answers among the larger's (15 minutes of answers, 20 of training)
 python generate_answers.py $pair --prompts domains/biology_users.jsonl --limit 280 --top-probs 128 --output $answers/biology_users_more.jsonl
 for size in 125 250; do
