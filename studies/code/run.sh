@@ -1,20 +1,19 @@
 #!/usr/bin/env bash
-# Study 3, every command in order. Each resumes where it was stopped. The drafts' weights are not in the repository: to measure again,
-# move drafts/ and results/ of this study away first.
+# Study 3, every command in order. Each resumes where it was stopped, and a larger EACH adds prompts to what is measured. The drafts'
+# weights are not in the repository: to measure again, move drafts/ and results/ of this study away first.
 #
-#   bash studies/code/run.sh         eight prompts a language, drafts of 64 texts, then live runs with nothing beside them
+#   bash studies/code/run.sh         16 prompts a language, drafts of 64 texts and of all, then live runs with nothing beside them
 #   bash studies/code/run.sh rates   Table 2b, in float32: for a machine without bf16 units, for a folder holds one data type
-#   bash studies/code/run.sh whole   all 40 prompts a language, drafts of all texts, for a GPU
+#   EACH=40 bash studies/code/run.sh all prompts, for a GPU (not run so far)
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-each=8
+each=${EACH:-16}
 results=studies/code/results texts=studies/code/answers drafts=studies/code/drafts
 answers="--raw --max-new-tokens 128 --batch-size 30 --pair qwen-coder"
 family="--pair qwen-coder --max-new-tokens 128 --answers $results/answers.jsonl --results-dir $results/qwen-coder"
 foreign="--pair smollm2-qwen --max-new-tokens 128 --answers $results/answers.jsonl --results-dir $results/smollm2-qwen"
 human="python -m studies.code.human --pair qwen-coder"
 some="--limit 74 --max-tokens 256" learnt="--limit 64 --batch-size 2"
-rate="--learning-rate 3e-5" # at ten times as much even the draft that the verifier taught lost acceptance (Table 2b)
 distill() { # NAME, then options; a draft whose weights are here stays
   [ -e "$drafts/$1/adapter_model.safetensors" ] || python train_distill.py --pair qwen-coder --output-dir "$drafts/$1" --restart "${@:2}"
 }
@@ -43,35 +42,7 @@ if [ "${1:-}" = rates ]; then # --- the text or the rate (Table 2b), on three pr
   exit
 fi
 
-if [ "${1:-}" = whole ]; then # --- all prompts, and drafts of all texts in one pass (fifteen minutes of a GPU, several at once) ---
-  mkdir -p $texts/whole
-  grep -v -m 480 '"language": "javascript"' domains/code_test.jsonl > $results/whole-prompts.jsonl
-  head -n 120 domains/natural_language.jsonl >> $results/whole-prompts.jsonl
-  python generate_answers.py --raw --max-new-tokens 128 --pair qwen-coder --batch-size 150 --prompts $results/whole-prompts.jsonl \
-    --output $results/whole-answers.jsonl
-  $human --output $texts/whole/human.jsonl --prompts $texts/whole/prompts.jsonl
-  $human --mix balanced --output $texts/whole/human-balanced.jsonl
-  $human --repeat zig=4 --output $texts/whole/human-worst.jsonl
-  python generate_answers.py --raw --max-new-tokens 128 --pair qwen-coder --batch-size 135 --top-probs 128 \
-    --prompts $texts/whole/prompts.jsonl --output $texts/whole/distilled.jsonl
-  for draft in human human-balanced human-worst; do
-    distill whole_$draft $rate --keep-rank 32 --loss nll --answers $texts/whole/$draft.jsonl
-  done
-  distill whole_distilled $rate --keep-rank 32 --answers $texts/whole/distilled.jsonl
-  for pair in qwen-coder smollm2-qwen; do
-    measured=base
-    if [ $pair = qwen-coder ]; then
-      for draft in human distilled human-balanced human-worst; do measured="$measured $draft=$drafts/whole_$draft"; done
-    fi
-    python evaluate_acceptance.py paired --pair $pair --max-new-tokens 128 --answers $results/whole-answers.jsonl \
-      --prompts $results/whole-prompts.jsonl --results-dir $results/whole-$pair --drafts $measured
-  done
-  python -m studies.code.analysis
-  python -m studies.code.tables
-  exit
-fi
-
-# --- the prompts: the languages take turns in the file, so its first lines are as many of each (JavaScript is in no table) ---
+# --- the prompts: the languages take turns in the file, so its first lines are EACH of each (JavaScript is in no table) ---
 mkdir -p $results $texts
 grep -v -m $((12 * each)) '"language": "javascript"' domains/code_test.jsonl > $results/prompts.jsonl
 head -n $((3 * each)) domains/natural_language.jsonl >> $results/prompts.jsonl # of three kinds
@@ -82,6 +53,7 @@ python evaluate_acceptance.py paired $family --prompts $results/prompts.jsonl --
 python evaluate_acceptance.py paired $foreign --prompts $results/prompts.jsonl --drafts base
 
 # --- the draft that decides, and the verifier's completions of the same prompts ---
+rate="--learning-rate 3e-5" # at ten times as much even the draft that the verifier taught lost acceptance (Table 2b)
 $human $some --output $texts/human.jsonl --prompts $texts/prompts.jsonl
 distill human $rate $learnt --loss nll --answers $texts/human.jsonl
 python generate_answers.py $answers --top-probs 128 --prompts $texts/prompts.jsonl --output $texts/distilled.jsonl
@@ -89,21 +61,31 @@ distill distilled $rate $learnt --answers $texts/distilled.jsonl
 python evaluate_acceptance.py paired $family --prompts $results/prompts.jsonl --drafts base human=$drafts/human \
   distilled=$drafts/distilled
 
-# --- balanced over the languages, and half of the text of the one that is furthest behind (WORST) ---
+# --- all texts in one pass: half a minute a training on a GPU, where they were made, half an hour on two cores ---
+$human --output $texts/human-all.jsonl --prompts $texts/prompts-all.jsonl
+distill human-all $rate --keep-rank 32 --loss nll --answers $texts/human-all.jsonl
+python generate_answers.py --raw --max-new-tokens 128 --batch-size 135 --pair qwen-coder --top-probs 128 \
+  --prompts $texts/prompts-all.jsonl --output $texts/distilled-all.jsonl
+distill distilled-all $rate --keep-rank 32 --answers $texts/distilled-all.jsonl
+python evaluate_acceptance.py paired $family --prompts $results/prompts.jsonl --drafts base human-all=$drafts/human-all \
+  distilled-all=$drafts/distilled-all
+
+# --- balanced over the languages, and half of the text of the one that is furthest behind, Zig; on eight prompts a language ---
+{ head -n 96 $results/prompts.jsonl; head -n 24 domains/natural_language.jsonl; } > $results/prompts-8.jsonl
 $human $some --mix balanced --output $texts/human-balanced.jsonl
-$human --limit 44 --max-tokens 256 --mix balanced --repeat "${WORST:-zig}=8" --output $texts/human-worst.jsonl
+$human --limit 44 --max-tokens 256 --mix balanced --repeat zig=8 --output $texts/human-worst.jsonl
 distill human-balanced $rate $learnt --loss nll --answers $texts/human-balanced.jsonl
 distill human-worst $rate $learnt --loss nll --answers $texts/human-worst.jsonl
-python evaluate_acceptance.py paired $family --prompts $results/prompts.jsonl --drafts base \
+python evaluate_acceptance.py paired $family --prompts $results/prompts-8.jsonl --drafts base \
   human-balanced=$drafts/human-balanced human-worst=$drafts/human-worst
 
-# --- from human to distilled, one change at a time, on the code prompts ---
+# --- from human to distilled, one change at a time, on the same code prompts ---
 $human --limit 74 --max-tokens 128 --output $texts/human-128.jsonl
 $human --limit 74 --max-tokens 128 --temperature 0.7 --output $texts/human-128-0.7.jsonl
 distill human-128 $rate $learnt --loss nll --answers $texts/human-128.jsonl
 distill human-128-0.7 $rate $learnt --loss nll --answers $texts/human-128-0.7.jsonl
 distill distilled-nll $rate $learnt --loss nll --answers $texts/distilled.jsonl
-head -n $((12 * each)) $results/prompts.jsonl > $results/prompts-code.jsonl
+head -n 96 $results/prompts.jsonl > $results/prompts-code.jsonl
 python evaluate_acceptance.py paired $family --prompts $results/prompts-code.jsonl --drafts base human-128=$drafts/human-128 \
   human-128-0.7=$drafts/human-128-0.7 distilled-nll=$drafts/distilled-nll
 

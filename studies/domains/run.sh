@@ -155,8 +155,8 @@ done
 pages
 if [ "$last" -le 5 ]; then exit; fi
 
-# --- part 6: larger budgets, on a GPU (fifteen minutes, several commands at once): in one pass 125, 250 and 500 answers, each drawn
-# --- from the next, for a larger --limit adds the next prompts of the drawn order to a file; 250 answers for every other arm ---
+# --- part 6: larger budgets, for a GPU (not run so far): in one pass 125, 250 and 500 answers, each drawn from the next, for a larger
+# --- --limit adds the next prompts of the drawn order to a file; 250 answers for every other arm ---
 learn() { # NAME, then options
   [ -e "$drafts/whole_$1/metrics.json" ] || python train_distill.py $pair --output-dir "$drafts/whole_$1" --restart "${@:2}"
 }
@@ -201,7 +201,6 @@ for domain in biology function_calling; do head -n 282 $whole/${domain}_users.js
 learn everything --keep-rank 64 --answers $whole/everything/biology_users.jsonl $whole/everything/function_calling_users.jsonl \
   $whole/at_pairs.jsonl $whole/general.jsonl
 measured="$measured everything=$drafts/whole_everything"
-# on the GPU every draft met the prompts of its own domain and general ones, the users' drafts and `everything` the other domains' too
 python evaluate_acceptance.py paired $pair --results-dir $results/whole --answers $whole/test.jsonl --drafts $measured \
   --prompts domains/biology_test.jsonl domains/function_calling_test.jsonl domains/at.jsonl domains/general.jsonl
 python evaluate_acceptance.py report --results-dir $results/whole
