@@ -35,6 +35,7 @@ HERE = Path("studies/domains")
 FRONT, OWN = Path("README.md"), HERE / "README.md"
 STUDY, QUERIES = HERE / "results/study.json", HERE / "results/queries_*.json"
 LIVE = HERE / "results/live/live.jsonl"
+OWN_TEXT = HERE / "results/own_text.json"
 SQUARE, SCALING = HERE / "figures/square.png", HERE / "figures/scaling.png"
 TESTS = ("at", "biology", "function_calling", "chinese", "general")  # the columns of the square
 USUAL_DRAFT = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -450,6 +451,18 @@ def calls() -> str:
     return table(["answers", "queries", "n", "parse as calls", "name a given tool with what it requires"], rows)
 
 
+def own_text() -> str:
+    """How many of the texts that a draft writes by itself to function-calling prompts are calls."""
+    if not OWN_TEXT.exists():
+        return "What the drafts write by themselves was not asked."
+    measured = load(OWN_TEXT)
+    parts = [
+        f"{name} {one['parse']}, {one['fitting']} of them as a given tool requires" for name, one in measured["found"].items()
+    ]
+    number = measured["found"]["verifier"]["texts"]
+    return f"Of {number} texts to function-calling training prompts, these parse as calls: {'; '.join(parts)}."
+
+
 def ceilings() -> str:
     found = load(STUDY)["ceilings"]
     domains = [domain for domain in TESTS if any(domain in masses for masses in found.values())]
@@ -502,6 +515,7 @@ OWN_PARTS: dict[str, Part] = {
     "data": data,
     "queries": queries,
     "calls": calls,
+    "own text": own_text,
     "ceilings": ceilings,
     "speed": speed,
 }

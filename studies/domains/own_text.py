@@ -1,0 +1,91 @@
+"""What a draft writes by itself to function-calling prompts, and how much of it parses as calls.
+
+Online distillation teaches a draft on its own text: where that holds no calls, it is not taught to call. Each draft answers the
+prompts of an answers file alone, in the verifier's tokens and at the file's temperature, as in training with --data online.
+
+    python -m studies.domains.own_text --answers studies/domains/answers/function_calling_users.jsonl --json FILE \\
+      --drafts base online=studies/domains/drafts/function_calling_users_online
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from domains.function_calling import parse_calls
+from specdec.answers import prompt_ids, prompted_answers
+from specdec.models import add_model_arguments, choose_pair
+from specdec.provenance import portable, provenance
+from specdec.sampling import Settings
+from specdec.terminal import Problem, check_outputs, put_json, run
+from speculative_decode import Drafter, load_drafter, named_drafts
+
+if TYPE_CHECKING:
+    from specdec.engine import Engine
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--answers", type=Path, required=True, metavar="FILE", help="the verifier's, to prompts with tools")
+    parser.add_argument("--drafts", nargs="+", default=["base"], metavar="NAME=ADAPTER", help="base alone has no adapter")
+    parser.add_argument("--json", metavar="FILE", help="write everything as JSON to FILE, or - for stdout")
+    add_model_arguments(parser)
+    args = parser.parse_args()
+    check_outputs(args.json, inputs=[args.answers])
+    return args
+
+
+def own_texts(engine: Engine, drafter: Drafter, rows: list[dict], settings: Settings, prompted: dict, seed: int) -> list[str]:
+    """The draft's text to each row's prompt, drawn from q alone."""
+    import torch
+    from tqdm import tqdm
+
+    texts = []
+    with torch.inference_mode():
+        for number, row in enumerate(tqdm(rows, desc="own texts", unit="text")):
+            drafter.start(drafter.own_prompt(*prompt_ids(engine, row, settings, **prompted)))
+            generator = torch.Generator(device=drafter.model.device).manual_seed(seed * 1_000_003 + number)
+            tokens, _ = drafter.propose(settings.max_new_tokens, settings, engine.stop, generator)
+            texts.append(engine.tokenizer.decode(tokens, skip_special_tokens=True))
+    return texts
+
+
+def counted(texts: list[str], rows: list[dict]) -> dict:
+    """How many parse as calls, and how many of those name a tool of their row with the arguments that it requires."""
+    fitting = [parse_calls(text, row["tools"]) is not None for text, row in zip(texts, rows, strict=True)]
+    return {"texts": len(texts), "parse": sum(parse_calls(text) is not None for text in texts), "fitting": sum(fitting)}
+
+
+def main() -> None:
+    from specdec.engine import Engine
+
+    args = parse_arguments()
+    pair, drafts = choose_pair(args), named_drafts(args.drafts)
+    rows, prompted = prompted_answers(args.answers, verifier=pair.verifier.id)
+    rows = [row for row in rows if row.get("tools")]
+    if not rows:
+        raise Problem(f"no answer in {args.answers} is to a prompt with tools. Name answers to function-calling prompts.")
+    settings = Settings(temperature=rows[0]["temperature"], max_new_tokens=max(len(row["token_ids"]) for row in rows))
+    engine = Engine(pair, drafts.values())
+    found = {"verifier": counted([engine.tokenizer.decode(row["token_ids"], skip_special_tokens=True) for row in rows], rows)}
+    for name, path in drafts.items():
+        texts = own_texts(engine, load_drafter(engine, path)[0], rows, settings, prompted, args.seed)
+        found[name] = {**counted(texts, rows), "own": texts}
+    conditions = {
+        "draft": pair.draft.id,
+        "verifier": pair.verifier.id,
+        "answers": portable(str(args.answers)),
+        "drafts": {name: path and portable(path) for name, path in drafts.items()},
+        "temperature": settings.temperature,
+        "max_new_tokens": settings.max_new_tokens,
+        "seed": args.seed,
+    }
+    if args.json:
+        put_json({**provenance(conditions), "found": found}, args.json)
+    for name, one in found.items():
+        print(f"{name}: of {one['texts']} texts {one['parse']} parse as calls, {one['fitting']} to a given tool as it requires")
+
+
+if __name__ == "__main__":
+    run(main)
