@@ -254,6 +254,31 @@ def test_the_mixed_draft_is_set_beside_each_domains_own(tmp_path, monkeypatch, g
     assert "not learnt: on function calling `more` changes it by +0.1015" in words and words.count("changes it") == 1
 
 
+@pytest.mark.parametrize(
+    ("call", "at", "said"), [(0.1, -0.009, "should ship"), (0.1, -0.011, "should not"), (0.0, 0.0, "should not")]
+)
+def test_the_draft_with_calls_ships_where_it_costs_little(monkeypatch, call, at, said):
+    def gains(gain: float) -> list[tuple[float, float]]:
+        return [(0.5, 0.5 + gain + 0.001 * number * (-1) ** number) for number in range(4)]
+
+    tests = {"at": 0.05, "biology": 0.05, "function_calling": 0.05, "general": 0.05}
+    shipped = arm_of("distilled_more", **{test: gains(gain) for test, gain in tests.items()})
+    more = {"function_calling": call, "at": at}
+    calls = arm_of("with_calls", **{test: gains(gain + more.get(test, 0.0)) for test, gain in tests.items()})
+    found = analysis.against([shipped, calls], "with_calls", "distilled_more", tests, seed=0)
+    assert [one["on"] for one in found] == list(tests) and found[2]["apart"]["mean"] == pytest.approx(call)
+    monkeypatch.setattr(tables, "load", lambda file: {"next": found})
+    assert tables.next_in_words().startswith(f"**`with_calls` {said}")
+    assert f"on AT {0.0495 + at:+.4f} (" in tables.next_in_words()
+    found.pop()
+    assert tables.next_in_words() == "Not asked so far.", "a test set is missing"
+
+
+def test_a_draft_that_goes_on_from_another_says_so(folder):
+    arm = {**all_changes(measured(folder(["users"])), seed=0)[0], "from_adapter": "distilled_more"}
+    assert tables.label(arm).endswith(", from distilled_more on") and square([arm]) == []
+
+
 def test_nothing_is_said_of_a_mixed_draft_that_is_not_measured(monkeypatch):
     alone = arm_of("biology_users", biology=[(0.5, 0.6)] * 3)
     assert analysis.beside([alone], "mixed", seed=0) == []

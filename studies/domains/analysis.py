@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from domains.function_calling import parse_calls
@@ -43,6 +44,7 @@ SCENARIOS = {  # the source of a training prompt → the scenario of the paper
 USUAL = (False, 128, None, 42)  # what this study's drafts have: not all weights, but this rank; no adapter before; random seed
 ALONE = {"at": "at_pairs", "biology": "biology_users", "function_calling": "function_calling_users"}  # domain → its draft
 MIXED, SHIPPED = "mixed", "distilled_more"  # the draft of all three domains; that of AT and general prompts
+NEXT = "with_calls"  # SHIPPED, gone on with what MIXED learnt
 DOMAINS = ("at", "biology", "function_calling", "chinese")
 # What two arms must have in common, but for the one field that a claim varies.
 FIELDS = (
@@ -102,7 +104,7 @@ def measured(folder: Path) -> list[dict]:
             continue
         if settings.get("text", ["verifier"]) != ["verifier"]:  # study 2's: texts that the verifier only read are no scenario
             continue
-        if study2_asks(settings):
+        if study2_asks(settings) and name != NEXT:
             continue
         overlap: dict[str, dict[str, tuple[float, float]]] = {}
         tokens: dict[str, tuple[float, float]] = {}
@@ -281,7 +283,7 @@ def square(changes: list[dict]) -> list[dict]:
     """
     best: dict[tuple, dict] = {}
     for arm in changes:
-        if arm["loss"] == LOSS and arm["data"] == "offline":
+        if arm["loss"] == LOSS and arm["data"] == "offline" and not arm["from_adapter"]:
             key = (arm["base_model"], arm["domain"], arm["scenario"])
             if key not in best or breadth(arm) > breadth(best[key]):
                 best[key] = arm
@@ -316,22 +318,24 @@ def named(arms: list[dict], name: str) -> dict | None:
     return next((arm for arm in arms if (arm["folder"], arm["name"]) == (str(HERE / "results"), name)), None)
 
 
-def beside(arms: list[dict], name: str, seed: int) -> list[dict]:
-    """A draft beside each domain's own, on that domain's prompts and on general ones, paired; what is measured of it."""
-    draft = named(arms, name)
+def against(arms: list[dict], name: str, other: str, tests: Iterable[str], seed: int) -> list[dict]:
+    """A draft beside another on each test set that both were measured on, paired: both changes, and how far apart they lie."""
+    draft, own = named(arms, name), named(arms, other)
     rows = []
-    for domain, of_domain in ALONE.items():
-        alone = named(arms, of_domain)
-        for test in (domain, "general"):
-            if draft and alone and test in draft["overlap"] and test in alone["overlap"]:
-                theirs = alone["overlap"][test]
-                apart = mean_with_interval(
-                    [own - theirs[prompt][1] for prompt, (_, own) in draft["overlap"][test].items()], seed
-                )
-                learnt = {field: {"alone": alone[field], "draft": draft[field]} for field in ("answers", "steps")}
-                changes = {"alone": change(alone, test, seed), "draft": change(draft, test, seed), "apart": apart}
-                rows.append({"domain": domain, "on": test, "own": of_domain, **learnt, **changes})
+    for test in tests:
+        if draft and own and test in draft["overlap"] and test in own["overlap"]:
+            theirs = own["overlap"][test]
+            gaps = [value - theirs[prompt][1] for prompt, (_, value) in draft["overlap"][test].items()]
+            learnt = {field: {"alone": own[field], "draft": draft[field]} for field in ("answers", "steps")}
+            changes = {"alone": change(own, test, seed), "draft": change(draft, test, seed)}
+            rows.append({"on": test, "own": other, **learnt, **changes, "apart": mean_with_interval(gaps, seed)})
     return rows
+
+
+def beside(arms: list[dict], name: str, seed: int) -> list[dict]:
+    """A draft beside each domain's own, on that domain's prompts and on general ones."""
+    found = {domain: against(arms, name, of_domain, (domain, "general"), seed) for domain, of_domain in ALONE.items()}
+    return [{"domain": domain, **row} for domain, rows in found.items() for row in rows]
 
 
 # --- the data ---------------------------------------------------------------------------------------------------------
@@ -406,6 +410,7 @@ def main() -> None:
         "square": square(changes),
         "scaling": scaling(changes),
         "beside": {name: beside(arms, name, args.seed) for name in (MIXED, SHIPPED)},
+        "next": against(arms, NEXT, SHIPPED, (*DOMAINS, "general"), args.seed),
         "ceilings": ceilings(),
         "leaks": {name: {"rows": found["rows"], "near": len(found["near"])} for name, found in leaks().items()},
         "calls": calls(HERE / "answers"),

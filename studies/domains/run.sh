@@ -155,6 +155,10 @@ for test in function_calling_test biology_test general at; do
   python evaluate_acceptance.py paired $pair --results-dir $results --answers $answers/test.jsonl --prompts domains/$test.jsonl \
     --drafts base distilled_more=adapters/distilled_more
 done
+# and that draft with calls (8 minutes)
+distill with_calls --adapter-path adapters/distilled_more --batch-size 1 --learning-rate 3e-4 --loss tvdpp_position \
+  --answers $answers/biology_users.jsonl $answers/function_calling_users.jsonl $answers/at_pairs.jsonl
+for test in function_calling_test biology_test general at; do paired domains/$test.jsonl with_calls; done
 pages
 if [ "$last" -le 5 ]; then exit; fi
 

@@ -49,6 +49,7 @@ THEIRS = {
 WHITE_BOX = "white-box over black-box"  # how the claims begin that are one, asked of two losses
 USERS = ("function_calling",)  # domains whose queries of scenario I are users' own; the others' are written as users ask
 SINGLE = "biology_users_single"  # biology's draft in steps of one answer, as function calling's learn
+LITTLE = 0.01  # what the draft that ships may lose in mean Σ min(p, q) for learning calls
 NONE_YET = "not measured"
 
 
@@ -60,7 +61,8 @@ def spoken(domain: str) -> str:
 def label(arm: dict) -> str:
     """A draft by what it learnt from: the domain of its prompts, and whose they were (the scenario)."""
     model = "" if arm["base_model"] == USUAL_DRAFT else f", {arm['base_model'].rpartition('/')[2]}"
-    return f"{spoken(arm['domain'])} {arm['scenario']}{model}"
+    before = f", from {arm['from_adapter']} on" if arm["from_adapter"] else ""
+    return f"{spoken(arm['domain'])} {arm['scenario']}{model}{before}"
 
 
 # --- the claims -------------------------------------------------------------------------------------------------------
@@ -324,6 +326,18 @@ def shipped_in_words() -> str:
     return f"Mean Σ min(p, q) of domains that were not learnt: {'; '.join(said)}." if said else "Not asked so far."
 
 
+def next_in_words() -> str:
+    """Whether the draft that learns calls too should ship, by the page's rule."""
+    found = {one["on"]: one for one in load(STUDY)["next"]}
+    if not {"at", "biology", "function_calling", "general"} <= found.keys():
+        return "Not asked so far."
+    kept = all(one["apart"]["mean"] >= -LITTLE for test, one in found.items() if test != "function_calling")
+    rule = kept and verdict(found["function_calling"]["apart"]) == "raised"
+    parts = [f"on {spoken(test)} {span(one['draft'])}, {span(one['apart'])} apart" for test, one in found.items()]
+    said = f"**`with_calls` {'should' if rule else 'should not'} ship instead of `distilled_more`, by the rule above**"
+    return f"{said}: {'; '.join(parts)}."
+
+
 def saved(found: dict[tuple[str, str], dict]) -> list[str]:
     """(domain, test set) → `mixed` beside the domain's own draft; whether it saves what function calling's forgets."""
     one = found.get(("function_calling", "general"))
@@ -510,6 +524,7 @@ OWN_PARTS: dict[str, Part] = {
     "beside": beside,
     "mixing in words": mixing_in_words,
     "shipped in words": shipped_in_words,
+    "next in words": next_in_words,
     "figure scaling": scaling,
     "expected": expected,
     "data": data,
