@@ -340,6 +340,8 @@ class Collector:
                 try:
                     outcomes.put((request, self.ask(request, retries)))
                 except Exception as error:
+                    if concerns_every_request(error, answered=1):  # the reader hears of it later, and a call has a price
+                        todo.clear()
                     outcomes.put((request, error))
 
         # Daemons: a second Ctrl-C leaves at once, and Python does not wait for them.

@@ -289,7 +289,16 @@ def test_what_concerns_every_request_stops_at_once(cli, serve, tmp_path, answer,
     assert err.count("error:") == 1 and "sk-secret" not in out + err
 
 
-def test_credit_that_ends_in_the_middle(cli, serve, tmp_path):
+@pytest.mark.parametrize("busy", [0.0, 0.3])
+def test_credit_that_ends_in_the_middle(cli, serve, tmp_path, monkeypatch, busy):
+    """No thread asks on, also where the main one is slow to hear of the refusal."""
+    take = data_generation.Collector.take
+
+    def late(self, request, outcome):
+        time.sleep(busy)
+        take(self, request, outcome)
+
+    monkeypatch.setattr(data_generation.Collector, "take", late)
     raw = tmp_path / "raw.jsonl"
     server = serve(GOOD, GOOD, (402, refusal("Insufficient Balance")))
     status, _, err = cli(data_generation, *server.options(raw, rows=985))
