@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from domains.function_calling import parse_calls
+from specdec.adapters import adapter_digest
 from specdec.answers import prompt_ids, prompted_answers
 from specdec.models import add_model_arguments, choose_pair
 from specdec.provenance import portable, provenance
@@ -66,7 +67,8 @@ def main() -> None:
     rows = [row for row in rows if row.get("tools")]
     if not rows:
         raise Problem(f"no answer in {args.answers} is to a prompt with tools. Name answers to function-calling prompts.")
-    settings = Settings(temperature=rows[0]["temperature"], max_new_tokens=max(len(row["token_ids"]) for row in rows))
+    longest = max(len(row["token_ids"]) for row in rows)
+    settings = Settings(temperature=rows[0]["temperature"], top_p=rows[0]["top_p"], max_new_tokens=longest)
     engine = Engine(pair, drafts.values())
     found = {"verifier": counted([engine.tokenizer.decode(row["token_ids"], skip_special_tokens=True) for row in rows], rows)}
     for name, path in drafts.items():
@@ -76,8 +78,11 @@ def main() -> None:
         "draft": pair.draft.id,
         "verifier": pair.verifier.id,
         "answers": portable(str(args.answers)),
+        "no_tool_fits": sum(row["query_type"] == "live_irrelevance" for row in rows),  # prose is the right answer there
         "drafts": {name: path and portable(path) for name, path in drafts.items()},
+        "adapters": {name: adapter_digest(path) for name, path in drafts.items()},
         "temperature": settings.temperature,
+        "top_p": settings.top_p,
         "max_new_tokens": settings.max_new_tokens,
         "seed": args.seed,
     }
