@@ -269,7 +269,7 @@ def test_the_draft_with_calls_ships_where_it_costs_little(monkeypatch, call, at,
     assert [one["on"] for one in found] == list(tests) and found[2]["apart"]["mean"] == pytest.approx(call)
     monkeypatch.setattr(tables, "load", lambda file: {"next": found})
     assert tables.next_in_words().startswith(f"**`with_calls` {said}")
-    assert f"on AT {0.0495 + at:+.4f} (" in tables.next_in_words()
+    assert f"on AT {0.0495 + at:+.4f} (" in tables.next_in_words() and f", {at:+.4f} (" in tables.next_in_words()
     found.pop()
     assert tables.next_in_words() == "Not asked so far.", "a test set is missing"
 
@@ -371,15 +371,8 @@ def test_what_a_draft_writes_by_itself(cli, tmp_path, tiny):
     )
     tools = [{"type": "function", "function": {"name": "leaf", "parameters": {"required": ["color"]}}}]
     header = {"run_id": "a", "command": "x", "conditions": {"verifier": str(verifier)}, "environment": {}}
-    row = {
-        "prompt": "Leaves",
-        "tools": tools,
-        "token_ids": [5, 6, 7],
-        "temperature": 0.7,
-        "top_p": 1.0,
-        "probs": None,
-        "seed": 1,
-    }
+    row = {"prompt": "Leaves", "tools": tools, "query_type": "live_irrelevance", "token_ids": [5, 6, 7], "seed": 1}
+    row |= {"temperature": 0.7, "top_p": 1.0}
     file = tmp_path / "answers.jsonl"
     write_jsonl(file, [header, {**row, "run_id": "a"}, {**row, "prompt": "Trees", "run_id": "a"}])
     asked = ("--draft", tiny.draft, "--verifier", verifier, "--answers", file)
@@ -387,7 +380,9 @@ def test_what_a_draft_writes_by_itself(cli, tmp_path, tiny):
     for name in ("one.json", "two.json"):
         status, out, err = cli(own_text, *asked, "--json", tmp_path / name)
         assert status == 0, err
-        found.append(json.loads((tmp_path / name).read_text())["found"])
+        written = json.loads((tmp_path / name).read_text())
+        found.append(written["found"])
+    assert written["conditions"]["no_tool_fits"] == 2
     assert out.splitlines()[1] == "base: of 2 texts 0 parse as calls, 0 to a given tool as it requires"
     assert found[0] == found[1] and len(found[0]["base"]["own"]) == 2
     call = '{"name": "leaf", "arguments": {"color": "green"}}'

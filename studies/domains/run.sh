@@ -142,7 +142,7 @@ distill function_calling_users_online --batch-size 1 --answers $answers/function
   --data online
 for test in function_calling_test general; do paired domains/$test.jsonl function_calling_users_online; done
 # how many of a draft's own texts are calls
-python -m studies.domains.own_text $pair --answers $answers/function_calling_users.jsonl --json $results/own_text.json --drafts base \
+[ -e $results/own_text.json ] || python -m studies.domains.own_text $pair --answers $answers/function_calling_users.jsonl --json $results/own_text.json --drafts base \
   online=$drafts/function_calling_users_online offline=$drafts/function_calling_users
 # more data, the smaller draft's answers among the larger's (15 minutes of answers, 20 of training)
 python generate_answers.py $pair --prompts domains/biology_users.jsonl --limit 280 --top-probs 128 --output $answers/biology_users_more.jsonl
@@ -179,7 +179,7 @@ $generate --prompts domains/general_train.jsonl --limit 280 --output $whole/gene
 $generate --prompts domains/biology_exam.jsonl --limit 280 --output $whole/biology_exam.jsonl
 $generate --prompts domains/function_calling_curated.jsonl --limit 280 --output $whole/function_calling_curated.jsonl
 for domain in biology function_calling at; do
-  python generate_queries.py $pair --domain $domain --draws 440 --batch-size 110 --output $queries/whole/$domain.jsonl \
+  python generate_queries.py $pair --domain $domain --draws 770 --batch-size 110 --output $queries/whole/$domain.jsonl \
     --json $results/whole/queries_$domain.json
   $generate --prompts $queries/whole/$domain.jsonl --limit 280 --output $whole/${domain}_synthetic.jsonl
 done

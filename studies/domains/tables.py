@@ -49,6 +49,12 @@ THEIRS = {
 WHITE_BOX = "white-box over black-box"  # how the claims begin that are one, asked of two losses
 USERS = ("function_calling",)  # domains whose queries of scenario I are users' own; the others' are written as users ask
 SINGLE = "biology_users_single"  # biology's draft in steps of one answer, as function calling's learn
+WHOSE_TEXT = {  # of results/own_text.json
+    "verifier": "the verifier's",
+    "base": "the base draft's",
+    "online": "of the draft taught on its own text",
+    "offline": "of the draft taught on the verifier's",
+}
 LITTLE = 0.01  # what the draft that ships may lose in mean Σ min(p, q) for learning calls
 NONE_YET = "not measured"
 
@@ -333,7 +339,10 @@ def next_in_words() -> str:
         return "Not asked so far."
     kept = all(one["apart"]["mean"] >= -LITTLE for test, one in found.items() if test != "function_calling")
     rule = kept and verdict(found["function_calling"]["apart"]) == "raised"
-    parts = [f"on {spoken(test)} {span(one['draft'])}, {span(one['apart'])} apart" for test, one in found.items()]
+    parts = [
+        f"on {spoken(test)} {span(one['draft'])} over the base draft, {span(one['apart'])} over `distilled_more`"
+        for test, one in found.items()
+    ]
     said = f"**`with_calls` {'should' if rule else 'should not'} ship instead of `distilled_more`, by the rule above**"
     return f"{said}: {'; '.join(parts)}."
 
@@ -471,10 +480,13 @@ def own_text() -> str:
         return "What the drafts write by themselves was not asked."
     measured = load(OWN_TEXT)
     parts = [
-        f"{name} {one['parse']}, {one['fitting']} of them as a given tool requires" for name, one in measured["found"].items()
+        f"{WHOSE_TEXT[name]} {one['parse']}, {one['fitting']} of them as a tool of the prompt requires"
+        for name, one in measured["found"].items()
     ]
-    number = measured["found"]["verifier"]["texts"]
-    return f"Of {number} texts to function-calling training prompts, these parse as calls: {'; '.join(parts)}."
+    number, irrelevant = measured["found"]["verifier"]["texts"], measured["conditions"]["no_tool_fits"]
+    return (
+        f"Of {number} texts each, {irrelevant} of them to prompts that no tool fits, these parse as calls: {'; '.join(parts)}."
+    )
 
 
 def ceilings() -> str:
