@@ -385,16 +385,16 @@ def test_the_foreign_pair_alone(cli, tree):
 
 def test_with_a_tuned_draft_and_live_runs(cli, tree, monkeypatch):
     monkeypatch.setattr(analysis, "describe_measured", lambda path, digest: path and {"loss": "nll", "answers": 486})
-    rows = [live_row("a", "verifier", PLAIN), live_row("a", "human", [ACCEPTS, REJECTS, REJECTS])]
+    rows = [live_row("a", "verifier", PLAIN), live_row("a", "human-all", [ACCEPTS, REJECTS, REJECTS])]
     header = {**HEADER, "conditions": {**HEADER["conditions"], "k": 2, "dtype": "int8"}}
     (tree / "studies/code/results/qwen-coder/live-k2").mkdir(parents=True)
     file = tree / "studies/code/results/qwen-coder/live-k2/live.jsonl"
     write_jsonl(file, [header, *({**row, "run_id": "one"} for row in rows)])
-    page = filled(cli, tree, drafts=("base", "human"))
-    assert "| human | γ = 2 | 1 | 0.83 (too few prompts) | 1.17 | 0.250 |" in page, "5 tokens in 6 s, plain 6 in 6 s"
+    page = filled(cli, tree, drafts=("base", "human-all"))
+    assert "| `live-k2` | human-all | γ = 2 | 1 | 0.83 (too few prompts) | 1.17 | 0.250 |" in page, "5 tokens in 6 s, plain 6"
     assert "In int8; c is" in page and "Live, the" not in page, "one length has no peak"
     assert "fine-tuning on human code (486 texts) did not measurably change" in page, "the two drafts are equal here"
-    assert "| human | likelihood on 486 texts | Code (Py) | 3 |" in page and "Draft: human." in page
+    assert "| human-all | likelihood on 486 texts | Code (Py) | 3 |" in page and "Draft: human-all." in page
 
 
 @pytest.mark.parametrize("prompts", [1, 3, 8])
@@ -402,18 +402,20 @@ def test_two_tuned_drafts_on_few_prompts(cli, tree, monkeypatch, prompts):
     """One, three or eight prompts a language: every table has a column or row of both, with intervals where there can be."""
     settings = {"nowhere": {"loss": "nll", "answers": 100}}
     monkeypatch.setattr(analysis, "describe_measured", lambda path, digest: settings.get(path))
-    page = filled(cli, tree, ("base", "distilled", "human"), ("qwen-coder",), prompts=prompts, gain=0.3)
+    page = filled(cli, tree, ("base", "distilled-all", "human-all"), ("qwen-coder",), prompts=prompts, gain=0.3)
     assert f"**On {13 * prompts} code prompts, fine-tuning on human code (100 texts) raised the acceptance probability" in page
-    assert re.search(r"The change with other training \(Table 2\): `distilled` \+0.\d{4} \(\+0.", page)
-    assert f"| human | likelihood on 100 texts | Code (all) | {13 * prompts} |" in page
-    assert f"| distilled | likelihood on 100 texts | NL | {prompts} |" in page
-    assert "| human U(T) | Δ disparity, human | distilled U(T) | Δ disparity, distilled |" in page
+    assert re.search(r"The change with other training \(Table 2\): `distilled-all` \+0.\d{4} \(\+0.", page)
+    assert f"| human-all | likelihood on 100 texts | Code (all) | {13 * prompts} |" in page
+    assert f"| distilled-all | likelihood on 100 texts | NL | {prompts} |" in page
+    assert "| human-all U(T) | Δ disparity, human-all | distilled-all U(T) | Δ disparity, distilled-all |" in page
     (spread,) = [line for line in page.splitlines() if line.startswith("| cross-entropy | spread over the languages |")]
     assert spread.count(" to ") == (5 if prompts == 8 else 0), "base, and of two drafts U(T) and its change"
-    assert re.search(r"Fine-tuning narrows the gap between languages:\* the low group's mean U\(T\) changed by -\d", page)
+    assert re.search(
+        r"Fine-tuning narrows the gap between languages:\* the low group's mean U\(T\), on \d+ prompts, changed by -\d", page
+    )
     assert ("by cross-entropy, narrower" in page) == (prompts == 8) != ("So few prompts a language judge nothing." in page)
-    assert "; human: python" in page and "; distilled: python" in page, "the figure by language"
-    assert "Draft: human." in page
+    assert "; human-all: python" in page and "; distilled-all: python" in page, "the figure by language"
+    assert "Draft: human-all." in page
     front = (tree / "README.md").read_text()
     assert (
         "Fine-tuning on human code (100 texts) raised acceptance: mean Σ min(p, q) +0." in front
@@ -422,9 +424,9 @@ def test_two_tuned_drafts_on_few_prompts(cli, tree, monkeypatch, prompts):
 
 
 def test_the_distilled_draft_alone_does_not_decide(cli, tree):
-    page = filled(cli, tree, ("base", "distilled"), ("qwen-coder",), gain=0.3)
-    assert "The deciding test is not measured yet: the draft that decides is not tuned so far. The change with other" in page
-    assert "| distilled U(T) | Δ disparity, distilled |" in page and "Draft: base; the tuned one" in page
+    page = filled(cli, tree, ("base", "distilled-all"), ("qwen-coder",), gain=0.3)
+    assert "The deciding test is not measured yet: other drafts alone were. The change with other" in page
+    assert "| distilled-all U(T) | Δ disparity, distilled-all |" in page and "Draft: base; the tuned one" in page
     assert "Tuning is not measured yet" not in (tree / "README.md").read_text()
 
 
@@ -501,13 +503,13 @@ def test_a_rate_that_harms_is_told_from_a_text_that_does(monkeypatch):
     assert "at the lower rate human code does harm.**" in tables.rates_in_words()
     changes["d"] = change(-0.03)
     assert "the rate by itself is not shown to do harm" in tables.rates_in_words()
-    more = {"human": {"overlap": {"mean": -0.02, "interval": [-0.03, -0.01]}}, "distilled": change(0.02)}
-    of_more = {"changes": more, "drafts": {"human": {"prompts": 96}}}
-    found[tables.FAMILY] = {"drafts": {"human": {"answers": 64}}, "domains": {"code": of_more}}
+    more = {"human-all": {"overlap": {"mean": -0.02, "interval": [-0.03, -0.01]}}, "distilled-all": change(0.02)}
+    of_more = {"changes": more, "drafts": {"human-all": {"prompts": 96}}}
+    found[tables.FAMILY] = {"drafts": {"human-all": {"answers": 486}}, "domains": {"code": of_more}}
     for row in rows.values():
-        row |= {"human": row["b"], "distilled": row["d"]}
-    assert ", from 64 longer ones, on 96 prompts, it does harm (-0.1" in tables.rates_in_words()
-    more["human"] = change(0.0)
+        row |= {"human-all": row["b"], "distilled-all": row["d"]}
+    assert ", from 486 longer ones, on 96 prompts, it does harm (-0.1" in tables.rates_in_words()
+    more["human-all"] = change(0.0)
     assert "on 96 prompts, it is not shown to do harm" in tables.rates_in_words()
     del changes["d"]
     assert tables.rates_in_words().endswith("not measured yet.")
@@ -526,28 +528,64 @@ def test_every_change_from_human_code_to_the_verifiers_probabilities_is_asked(mo
     monkeypatch.setattr(tables, "overlaps_of", lambda file, domain: rows)
     length, temperature, text, loss = tables.apart().splitlines()[2:]
     assert "| `human-128` − `human` | " in length and length.endswith("| makes no difference that is seen |")
-    assert "| `human-128-0.7` − `human-128` | -0.1" in temperature and temperature.endswith("| does harm |")
-    assert "| `distilled-nll` − `human-128-0.7` | +0.2" in text and text.endswith("| helps |")
-    assert "| `distilled` − `distilled-nll` | +0.1" in loss and loss.endswith("| helps |")
-    group["drafts"]["distilled-nll"]["prompts"] = 3  # the rule is of all prompts
+    assert "| `human-128-0.7` − `human-128` | 4 | -0.1" in temperature and temperature.endswith("| does harm |")
+    assert "| `distilled-nll` − `human-128-0.7` | 4 | +0.2" in text and text.endswith("| helps |")
+    assert "| `distilled` − `distilled-nll` | 4 | +0.1" in loss and loss.endswith("| helps |")
+    for number in "01":
+        del rows[number]["distilled-nll"]
+    assert "| `distilled` − `distilled-nll` | 2 | +0.1" in tables.apart(), "on the prompts of both"
+    del group["drafts"]["distilled-nll"]
     assert len(tables.apart().splitlines()) == 4
     group["drafts"].clear()
     assert tables.apart() == "Text, loss, temperature and length: not measured yet."
 
 
+def test_what_more_text_does(monkeypatch):
+    rows = {}
+    for number in range(4):
+        noise = 0.001 * number
+        values = {"human": 0.5 + noise, "human-all": 0.4, "distilled": 0.6 + noise, "distilled-all": 0.6 + 2 * noise - 0.0015}
+        rows[str(number)] = values
+    del rows["3"]["human"]
+    group = {"prompts": 4, "drafts": {name: {"prompts": 4} for name in rows["0"]}}
+    settings = {name: {"answers": 486 if name.endswith("-all") else 64} for name in rows["0"]}
+    monkeypatch.setattr(tables, "pair", lambda name=tables.FAMILY: {"domains": {"code": group}, "drafts": settings})
+    monkeypatch.setattr(tables, "overlaps_of", lambda file, domain: rows)
+    human, taught = tables.more_in_words().split("; ")
+    assert "486 texts of human code instead of 64, -0.1010 (" in human and human.endswith(" on 3 code prompts: worse")
+    assert taught.startswith("486 texts of the verifier's completions instead of 64, ")
+    assert taught.endswith(" on 4 code prompts: no difference that is seen.")
+    del group["drafts"]["human"]
+    assert tables.more_in_words().count("instead") == 1
+    group["drafts"].clear()
+    assert tables.more_in_words() == "More text: not measured yet."
+
+
+def test_a_draft_on_fewer_prompts_says_so(cli, tree, monkeypatch):
+    monkeypatch.setattr(analysis, "describe_measured", lambda path, digest: path and {"loss": "nll", "answers": 100})
+    drafts = ("base", "human-all", "human-balanced")
+    page = filled(cli, tree, drafts, ("qwen-coder",), prompts=3, only=lambda draft, number: "balanced" not in draft or number)
+    languages = len(code.GROUP)
+    assert f"**On {3 * languages} code prompts, " in page
+    assert re.search(rf"`human-balanced` \+0.0000 \([^)]*\) on {2 * languages}\.", page)
+    assert f"| human-balanced | likelihood on 100 texts | Code (all) | {2 * languages} |" in page
+    assert "mean U(T), on 9 prompts, changed by" in page and ", on 6 prompts. Before any tuning" in page
+
+
 def test_tuned_drafts_live_stand_beside_the_base_draft(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "LIVE_TUNED", tmp_path / "live.jsonl")
+    file = tmp_path / "live.jsonl"
+    monkeypatch.setattr(tables, "LIVE_TUNED", [tmp_path / "none.jsonl", file])
     assert tables.live_tuned() == "Live runs of tuned drafts: not measured yet."
     header = {"run_id": "a", "conditions": {"drafts": {"base": None, "human": "x"}, "dtype": "int8", "k": 2}}
     rows = []
     for number in range(3):
         for draft, seconds in (("verifier", 9.0), ("base", 5.0), ("human", 5.5 + 0.1 * number)):
             rows.append({"prompt": f"p{number}", "domain": "code", "draft": draft, "seconds": seconds, "tokens": 10})
-    write_jsonl(tables.LIVE_TUNED, [header, *rows[:3]])
+    write_jsonl(file, [header, *rows[:3]])
     assert tables.live_tuned().endswith("not measured yet.")  # one prompt has no interval
-    write_jsonl(tables.LIVE_TUNED, [header, *rows[:2]])
+    write_jsonl(file, [header, *rows[:2]])
     assert tables.live_tuned().endswith("not measured yet.")  # stopped before a pair was whole
-    write_jsonl(tables.LIVE_TUNED, [header, *rows])
+    write_jsonl(file, [header, *rows])
     said = tables.live_tuned()
     assert said.startswith(
         "Live in int8 at γ = 2, as times the base draft's tokens a second: `human` makes decoding slower, 0.89"
@@ -565,3 +603,5 @@ def test_the_peak_of_live_runs(monkeypatch):
     assert tables.live_peak({"live": live[1:]}) == tables.live_peak({"live": []}) == ""
     drafts[2]["base"]["prompts"] = 24
     assert tables.live_peak({"live": live}).endswith("γ = 2, 1.30×. Prompts, by γ: 12 at 1, 24 at 2, 12 at 4.")
+    again = {"k": 2, "stop_below": 0.0, "drafts": {"base": {"speedup": {"mean": 1.0}, "prompts": 9}}}
+    assert tables.live_peak({"live": [*live, again]}) == tables.live_peak({"live": live}), "the first run of a length counts"

@@ -334,6 +334,7 @@ def live(file: Path, paired: Measured) -> dict:
         if rows:
             drafts[name] = live_metrics(rows, [plain[row["prompt"], row["seed"]] for row in rows], found.conditions["k"])
     return {
+        "run": file.parent.name,
         "k": found.conditions["k"],
         "stop_below": found.conditions.get("stop_below", 0.0),
         "dtype": found.conditions.get("dtype"),

@@ -2,9 +2,9 @@
 # Study 3, every command in order. Each resumes where it was stopped, and a larger EACH adds prompts to what is measured. The drafts'
 # weights are not in the repository: to measure again, move drafts/ and results/ of this study away first.
 #
-#   bash studies/code/run.sh         16 prompts a language, drafts of 64 texts and of all, then live runs with nothing beside them
+#   bash studies/code/run.sh         16 prompts a language, drafts of 64 texts and of all, then live runs by themselves
 #   bash studies/code/run.sh rates   Table 2b, in float32: for a machine without bf16 units, for a folder holds one data type
-#   EACH=40 bash studies/code/run.sh all prompts, for a GPU (not run so far)
+#   EACH=40 bash studies/code/run.sh   base, human, distilled and both of all texts on every prompt (not run so far)
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 each=${EACH:-16}
@@ -61,7 +61,7 @@ distill distilled $rate $learnt --answers $texts/distilled.jsonl
 python evaluate_acceptance.py paired $family --prompts $results/prompts.jsonl --drafts base human=$drafts/human \
   distilled=$drafts/distilled
 
-# --- all texts in one pass: half a minute a training on a GPU, where they were made, half an hour on two cores ---
+# --- all texts in one pass: half a minute a training on a GPU, where they were made (not run on two cores) ---
 $human --output $texts/human-all.jsonl --prompts $texts/prompts-all.jsonl
 distill human-all $rate --keep-rank 32 --loss nll --answers $texts/human-all.jsonl
 python generate_answers.py --raw --max-new-tokens 128 --batch-size 135 --pair qwen-coder --top-probs 128 \
@@ -94,6 +94,8 @@ head -n 24 $results/prompts.jsonl > $results/prompts-live.jsonl
 live="--pair qwen-coder --backend int8 --raw --max-new-tokens 128 --seeds 1 --prompts $results/prompts-live.jsonl"
 python evaluate_acceptance.py live $live --k 2 --results-dir $results/qwen-coder/live-k2 --drafts base human=$drafts/human \
   distilled=$drafts/distilled
+python evaluate_acceptance.py live $live --k 2 --results-dir $results/qwen-coder/live-k2-all --drafts base \
+  human-all=$drafts/human-all distilled-all=$drafts/distilled-all
 for k in 1 4 8 16 32; do
   python evaluate_acceptance.py live $live --k $k --results-dir $results/qwen-coder/live-k$k --drafts base
 done

@@ -38,7 +38,8 @@ LENGTHS_FIGURE, DISPARITY_FIGURE = FIGURES / "lengths.png", FIGURES / "disparity
 
 FAMILY = "qwen-coder"  # the pair of tables 2 to 5
 EARLIER = "rates"  # the same pair, in float32 on fewer prompts: Table 2b
-DECIDES = "human"  # the draft of the test that was fixed in advance
+DECIDES = "human-all"  # the draft of the test that was fixed in advance: human code, the plan's whole mix
+TAUGHT = "distilled-all"  # what stands beside it: the verifier's completions of the same prompts
 OURS = {
     "smollm2-qwen": "SmolLM2-135M → Qwen2.5-Coder-1.5B (two vocabularies)",
     "qwen-coder": "Qwen2.5-Coder-0.5B → 1.5B (one family)",
@@ -56,15 +57,16 @@ DEFINITIONS = {
 LOSSES = {"nll": "likelihood", "kl": "forward KL", "tvdpp_position": "TVD++ by position", "counts": "counts"}  # of Table 2
 TEXTS = {"nll": "human code, its likelihood", "tvdpp_position": "the verifier's completions, its probabilities"}  # of Table 2b
 RATE_TEXTS, RATES = 32, (3e-4, 3e-5)  # of the drafts that its rule is about
-APART = {  # from DECIDES to the draft that the verifier taught, one change at a time → the draft behind it, the one before it
-    "at most 128 tokens a text, not 256": ("human-128", DECIDES),
+APART = {  # from human code to the verifier's probabilities, one change at a time → the draft behind it, the one before it
+    "at most 128 tokens a text, not 256": ("human-128", "human"),
     "the likelihood at temperature 0.7, not 1": ("human-128-0.7", "human-128"),
     "the verifier's text, not human code": ("distilled-nll", "human-128-0.7"),
     "the verifier's probabilities, not its text's likelihood": ("distilled", "distilled-nll"),
 }
-GAPS = (DECIDES, "human-balanced", "human-worst", "distilled")  # the tuned drafts of Table 3
-LIVE_TUNED = HERE / "results" / FAMILY / "live-k2/live.jsonl"
-DRAWN = (DECIDES, "distilled")  # of the figure by language, for more would touch
+MORE = {"human code": (DECIDES, "human"), "the verifier's completions": (TAUGHT, "distilled")}  # all texts, 64 of them
+GAPS = (DECIDES, TAUGHT)  # the tuned drafts of Table 3 and of the figure by language
+OTHER_GAPS = (TAUGHT, "human", "human-balanced", "human-worst", "distilled")  # what the sentence on the gap adds
+LIVE_TUNED = [HERE / "results" / FAMILY / folder / "live.jsonl" for folder in ("live-k2", "live-k2-all")]
 NOT_HERE, NOT_YET = "not measured here", "not measured yet"
 
 
@@ -118,14 +120,18 @@ def answer() -> str:
     if code is None or natural is None:
         return f"The same-family pair is {NOT_YET}."
     changes = found["domains"]["code"]["changes"]
-    first = f"The deciding test is {NOT_YET}: {'the draft that decides is not' if changes else 'no draft is'} tuned so far."
+    first = f"The deciding test is {NOT_YET}: {'other drafts alone were' if changes else 'no tuned draft was'}."
     if DECIDES in changes:
         overlap = changes[DECIDES]["overlap"]
         first = (
             f"**On {code_prompts(found, DECIDES)} code prompts, fine-tuning on {human_code(found)} {said_of(overlap)} the "
             f"acceptance probability of the draft: a paired change of {span(overlap, 4)} in mean Σ min(p, q).**"
         )
-    others = [f"`{name}` {span(changes[name]['overlap'], 4)}" for name in tuned(found) if name in changes and name != DECIDES]
+    others = [
+        f"`{name}` {span(changes[name]['overlap'], 4)}{on_fewer(found, name)}"
+        for name in tuned(found)
+        if name in changes and name != DECIDES
+    ]
     if others:
         first += f" The change with other training (Table 2): {', '.join(others)}."
     base = (
@@ -146,6 +152,12 @@ def code_prompts(found: dict, draft: str) -> int:
     return found["domains"]["code"]["drafts"][draft]["prompts"]
 
 
+def on_fewer(found: dict, draft: str) -> str:
+    """On how many code prompts a draft was measured, where it was not on all."""
+    number = code_prompts(found, draft)
+    return f" on {number}" if number < found["domains"]["code"]["prompts"] else ""
+
+
 def foreign() -> str:
     """What a vocabulary costs on code, in a sentence."""
     other = pair("smollm2-qwen").get("domains", {}).get("code")
@@ -153,8 +165,8 @@ def foreign() -> str:
         return ""
     overlap = other["drafts"]["base"]["overlap"]
     return (
-        f" The foreign draft, SmolLM2: {plain(overlap)}, where the verifier's mass on tokens that both vocabularies have is "
-        f"{other['shared_mass']:.3f}."
+        f" The foreign draft, SmolLM2, on {other['prompts']}: {plain(overlap)}, where the verifier's mass on tokens that both "
+        f"vocabularies have is {other['shared_mass']:.3f}."
     )
 
 
@@ -162,7 +174,7 @@ def row() -> str:
     """The cell in the front page's table of studies."""
     found = pair()
     changes = found.get("domains", {}).get("code", {}).get("changes", {})
-    draft = next((name for name in tuned(found) if name in changes), None)
+    draft = next((name for name in (DECIDES, TAUGHT, *tuned(found)) if name in changes), None)
     if draft:
         overlap = changes[draft]["overlap"]
         training = f"Fine-tuning on {human_code(found)}" if draft == DECIDES else f"The deciding draft is {NOT_YET}; `{draft}`"
@@ -180,9 +192,9 @@ def row() -> str:
 
 def taught_in_words(changes: dict) -> str:
     """What the verifier's teaching did beside it, "" before it is measured."""
-    if "distilled" not in changes:
+    if TAUGHT not in changes:
         return ""
-    taught = changes["distilled"]["overlap"]
+    taught = changes[TAUGHT]["overlap"]
     return f"; taught by the verifier's probabilities on its own completions it went by {span(taught, 4)}"
 
 
@@ -245,7 +257,8 @@ def tuning() -> str:
             cells.append(span(change["overlap"], 4) if change else "")
             rows.append([draft, trained(found["drafts"][draft]), NAMES[domain], str(one["prompts"]), *cells])
     header = ["draft", "trained by", "domain", "n", "accept rate", "speed-up", "Σ min(p, q)", "change of it"]
-    return f"{table(header, rows)}\n\n{machines(FAMILY)}"
+    note = "Where n is smaller than the base draft's, compare the change alone: it is against base on the same prompts."
+    return f"{table(header, rows)}\n\n{note} {machines(FAMILY)}"
 
 
 def trained(settings: dict | None) -> str:
@@ -321,28 +334,41 @@ def harm_of_more() -> str:
     """The same of Table 2's drafts, which learnt more at the lower rate and met more prompts."""
     found = pair()
     changes = found.get("domains", {}).get("code", {}).get("changes", {})
-    if not {DECIDES, "distilled"} <= changes.keys() or "answers" not in (found["drafts"][DECIDES] or {}):
+    if not {DECIDES, TAUGHT} <= changes.keys() or "answers" not in (found["drafts"][DECIDES] or {}):
         return ""
-    apart = apart_on_code(FAMILY, DECIDES, "distilled")
+    apart = apart_on_code(FAMILY, DECIDES, TAUGHT)
     return (
         f", from {found['drafts'][DECIDES]['answers']} longer ones, on {code_prompts(found, DECIDES)} prompts, it "
-        f"{harm(changes[DECIDES]['overlap'], apart)} ({span(apart)} against the verifier's; below, what of it does)"
+        f"{harm(changes[DECIDES]['overlap'], apart)} ({span(apart)} against the verifier's; what of it does harm is asked below, "
+        "of 64 texts)"
     )
 
 
 def apart() -> str:
     """From human code by likelihood to the verifier's probabilities: every change, asked of the two drafts around it."""
-    group = pair().get("domains", {}).get("code", {"drafts": {}})
-    whole = [name for name, one in group["drafts"].items() if one["prompts"] == group["prompts"]]
+    drafts = pair().get("domains", {}).get("code", {"drafts": {}})["drafts"]
     rows = []
     for what, (draft, before) in APART.items():
-        if draft in whole and before in whole:
+        if draft in drafts and before in drafts:
             found = apart_on_code(FAMILY, draft, before)
-            rows.append([what, f"`{draft}` − `{before}`", span(found), effect(found)])
+            rows.append([what, f"`{draft}` − `{before}`", str(found["prompts"]), span(found), effect(found)])
     if not rows:
         return f"Text, loss, temperature and length: {NOT_YET}."
-    header = ["what changes", "drafts", f"difference in Σ min(p, q) on {group['prompts']} code prompts", "by the rule above"]
-    return table(header, rows)
+    return table(["what changes", "drafts", "n, code", "difference in Σ min(p, q)", "by the rule above"], rows)
+
+
+def more_in_words() -> str:
+    """What all the text does that 64 texts did not, by whose text it is."""
+    found = pair()
+    drafts = found.get("domains", {}).get("code", {"drafts": {}})["drafts"]
+    said = []
+    for text, (draft, before) in MORE.items():
+        if draft in drafts and before in drafts:
+            more, less = (found["drafts"][name]["answers"] for name in (draft, before))
+            change = apart_on_code(FAMILY, draft, before)
+            side = {"raised": "better", "lowered": "worse"}.get(said_of(change), "no difference that is seen")
+            said.append(f"{more} texts of {text} instead of {less}, {span(change)} on {change['prompts']} code prompts: {side}")
+    return f"More text, by the rule above: {'; '.join(said)}." if said else f"More text: {NOT_YET}."
 
 
 def effect(change: dict) -> str:
@@ -385,18 +411,12 @@ def disparity_cells(found: dict, drafts: list[str], definition: str, *keys: str)
         one = results.get(definition) or {}
         for key in keys:
             one = one.get(key) or {}
-        return number(one, f"{sign}.{digits}f") if one else NOT_YET
+        return span(one, digits, sign) if one else NOT_YET
 
     cells = [cell(found["disparity"]["base"])]
     for draft in drafts:
         cells += [cell(found["disparity"][draft]), cell(found["disparity_changes"][draft], "+")]
     return cells + ([] if drafts else [NOT_YET, NOT_YET])
-
-
-def number(one: dict, form: str) -> str:
-    """`0.360 (0.291 to 0.433)`, or the number alone."""
-    low, high = one["interval"] or (None, None)
-    return f"{one['mean']:{form}}" if low is None else f"{one['mean']:{form}} ({low:{form}} to {high:{form}})"
 
 
 def whose() -> str:
@@ -457,13 +477,13 @@ def lengths() -> str:
     return f"{table(header, rows)}\n\n{note} {machines(FAMILY)}"
 
 
-def live_runs(found: dict) -> list[tuple[str, str, dict]]:
-    """(draft, its length, what was measured) of every draft length that was run live, the fixed ones first, rising."""
+def live_runs(found: dict) -> list[tuple[str, str, str, dict]]:
+    """(run, draft, its length, what was measured) of every draft length that was run live, the fixed ones first, rising."""
     runs = []
     for one in sorted(found.get("live", []), key=lambda one: (one["stop_below"], one["k"])):
         bound = one["stop_below"]
         length = f"at most {one['k']}, ends behind q < {bound}" if bound else f"γ = {one['k']}"
-        runs += [(draft, length, of_draft) for draft, of_draft in one["drafts"].items()]
+        runs += [(one["run"], draft, length, of_draft) for draft, of_draft in one["drafts"].items()]
     return runs
 
 
@@ -471,13 +491,13 @@ def live_lengths() -> str:
     """Table 4 as a user meets it: tokens a second against the plain verifier of the same sitting."""
     found = pair()
     rows = []
-    for draft, length, one in live_runs(found):
+    for name, draft, length, one in live_runs(found):
         cells = [plain(one["speedup"], 2), f"{one['independent']:.2f}", f"{one['c']:.3f}", plain(one["tokens_per_pass"], 2)]
         burst = plain(one["bursts"]["length"], 2) if one["bursts"]["length"] else "none"
-        rows.append([draft, length, str(one["prompts"]), *cells, percent(one["acceptance_rate"]["mean"]), burst])
+        rows.append([f"`{name}`", draft, length, str(one["prompts"]), *cells, percent(one["acceptance_rate"]["mean"]), burst])
     if not rows:
         return f"Live runs by draft length: {NOT_YET}."
-    header = ["draft", "draft length", "n", "speed-up", "independent positions at this c", "c", "tokens per pass"]
+    header = ["run", "draft", "draft length", "n", "speed-up", "independent positions at this c", "c", "tokens per pass"]
     header += ["accept rate", "avg. burst len."]
     types = sorted({one["dtype"] or "an unknown data type" for one in found["live"]})
     note = f"In {', '.join(types)}; c is the measured time of a draft's step over that of a pass of the plain verifier."
@@ -485,18 +505,20 @@ def live_lengths() -> str:
 
 
 def live_tuned() -> str:
-    """The tuned drafts at the γ at which the base draft is fastest live, each against the base draft on the same prompts."""
-    if not LIVE_TUNED.exists():
-        return f"Live runs of tuned drafts: {NOT_YET}."
-    headers, ratios = live_ratios(LIVE_TUNED)
-    said = [
-        f"`{draft}` {speed_verdict(ratio)}, {span(ratio, 3, sign='')}, on {ratio['prompts']} prompts"
-        for draft, _, ratio in ratios
-        if ratio["interval"]
-    ]
-    conditions = headers[0]["conditions"]
-    where = f"Live in {conditions['dtype']} at γ = {conditions['k']}, as times the base draft's tokens a second"
-    return f"{where}: {'; '.join(said)}." if said else f"Live runs of tuned drafts: {NOT_YET}."
+    """The tuned drafts at the γ at which the base draft is fastest live, each against base in the same run."""
+    sentences = []
+    for file in LIVE_TUNED:
+        headers, ratios = live_ratios(file) if file.exists() else ([], [])
+        said = [
+            f"`{draft}` {speed_verdict(ratio)}, {span(ratio, 3, sign='')}, on {ratio['prompts']} prompts"
+            for draft, _, ratio in ratios
+            if ratio["interval"]
+        ]
+        if said:
+            conditions = headers[0]["conditions"]
+            where = f"Live in {conditions['dtype']} at γ = {conditions['k']}, as times the base draft's tokens a second"
+            sentences.append(f"{where}: {'; '.join(said)}.")
+    return "\n".join(sentences) or f"Live runs of tuned drafts: {NOT_YET}."
 
 
 def confidence() -> str:
@@ -548,30 +570,33 @@ def second_outcome() -> str:
     for name, change in pair().get("disparity_changes", {}).get(DECIDES, {}).items():
         if change and "low" in change["by_group"]:
             low[name] = change["by_group"]["low"]
-    parts = [f"{number(change, '+.3f')} by {name}{gap(change)}" for name, change in low.items()]
-    judged = f"the low group's mean U(T) changed by {'; '.join(parts)}." if parts else f"{NOT_YET}."
+    parts = [f"{span(change, 3)} by {name}{gap(change)}" for name, change in low.items()]
+    judged = f"{NOT_YET}."
+    if parts:
+        prompts = pair()["domains"]["low"]["drafts"][DECIDES]["prompts"]
+        judged = f"the low group's mean U(T), on {prompts} prompts, changed by {'; '.join(parts)}."
     if parts and any(change["interval"] is None for change in low.values()):
         judged += " So few prompts a language judge nothing."
     return f"{expected} {judged}{other_gaps()} Before any tuning, {most_disadvantaged()}."
 
 
 def other_gaps() -> str:
-    """The low group's change by overlap with the other trainings of Table 3, "" where none was measured."""
-    changes = pair().get("disparity_changes", {})
+    """The low group's change by overlap with the other trainings, "" where none was measured."""
+    found = pair()
     parts = []
-    for draft in GAPS[1:]:
-        low = ((changes.get(draft) or {}).get("overlap") or {"by_group": {}})["by_group"].get("low")
+    for draft in OTHER_GAPS:
+        change = (found.get("disparity_changes", {}).get(draft) or {}).get("overlap")
+        low = change["by_group"].get("low") if change else None
         if low:
-            parts.append(f"`{draft}` {number(low, '+.3f')}{gap(low)}")
+            prompts = found["domains"]["low"]["drafts"][draft]["prompts"]
+            parts.append(f"`{draft}` {span(low, 3)}{gap(low)}, on {prompts} prompts")
     return f" By overlap, with the other trainings: {'; '.join(parts)}." if parts else ""
 
 
 def gap(change: dict) -> str:
     """What a change of U(T) says of the gap, as it was fixed; "" where there is no interval."""
-    if change["interval"] is None:
-        return ""
-    low, high = change["interval"]
-    return ", wider" if low > 0 else ", narrower" if high < 0 else ", no measurable change"
+    said = {"raised": ", wider", "lowered": ", narrower"}.get(verdict(change), ", no measurable change")
+    return said if change["interval"] else ""
 
 
 def third_outcome() -> str:
@@ -602,8 +627,8 @@ def live_peak(found: dict) -> str:
     prompts: dict[str, dict[int, int]] = {}
     for one in sorted(found["live"], key=lambda one: one["k"]):
         for draft, of_draft in one["drafts"].items() if not one["stop_below"] else ():
-            speeds.setdefault(draft, {})[one["k"]] = of_draft["speedup"]["mean"]
-            prompts.setdefault(draft, {})[one["k"]] = of_draft["prompts"]
+            speeds.setdefault(draft, {}).setdefault(one["k"], of_draft["speedup"]["mean"])  # of two runs the first
+            prompts.setdefault(draft, {}).setdefault(one["k"], of_draft["prompts"])
     said = ""
     for draft, by_k in speeds.items():
         best = max(by_k, key=lambda k: by_k[k])
@@ -686,7 +711,7 @@ def by_language(draft: str) -> dict[str, dict]:
 
 def drawn() -> list[str]:
     """The drafts of the figure by language."""
-    return [draft for draft in ("base", *DRAWN) if by_language(draft)]
+    return [draft for draft in ("base", *GAPS) if by_language(draft)]
 
 
 def draw_disparity() -> Figure:
@@ -725,6 +750,7 @@ OWN_PARTS: dict[str, Part] = {
     "rates": rates,
     "rates in words": rates_in_words,
     "apart": apart,
+    "more in words": more_in_words,
     "disparity": disparity,
     "whose": whose,
     "figure disparity": disparity_figure,
