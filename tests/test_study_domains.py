@@ -254,6 +254,18 @@ def test_the_mixed_draft_is_set_beside_each_domains_own(tmp_path, monkeypatch, g
     assert "not learnt: on function calling `more` changes it by +0.1015" in words and words.count("changes it") == 1
 
 
+def test_own_texts_stand_on_the_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(tables, "OWN_TEXT", tmp_path / "own_text.json")
+    assert tables.own_text() == "What the drafts write by themselves was not asked."
+    found = {"verifier": {"texts": 2, "parse": 2, "fitting": 1}}
+    found["online"] = {"texts": 2, "parse": 0, "fitting": 0, "own": ['\n```json\n{"name', "Leaves {"]}
+    written = {"conditions": {"no_tool_fits": 1}, "environment": None, "found": found}
+    tables.OWN_TEXT.write_text(json.dumps(written))
+    page = tables.own_text()
+    assert "| of the verifier | 2 | not kept | 2 | 1 |" in page and "To 1 of the prompts no tool fits." in page
+    assert "| of the draft taught on its own text | 2 | 1 | 0 | 0 |" in page
+
+
 @pytest.mark.parametrize(
     ("call", "at", "said"), [(0.1, -0.009, "should ship"), (0.1, -0.011, "should not"), (0.0, 0.0, "should not")]
 )

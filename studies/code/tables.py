@@ -339,8 +339,8 @@ def harm_of_more() -> str:
     apart = apart_on_code(FAMILY, DECIDES, TAUGHT)
     return (
         f", from {found['drafts'][DECIDES]['answers']} longer ones, on {code_prompts(found, DECIDES)} prompts, it "
-        f"{harm(changes[DECIDES]['overlap'], apart)} ({span(apart)} against the verifier's; what of it does harm is asked below, "
-        "of 64 texts)"
+        f"{harm(changes[DECIDES]['overlap'], apart)} ({span(apart)} against the verifier's; what of it does harm is asked "
+        "below, of 64 texts)"
     )
 
 

@@ -50,11 +50,12 @@ WHITE_BOX = "white-box over black-box"  # how the claims begin that are one, ask
 USERS = ("function_calling",)  # domains whose queries of scenario I are users' own; the others' are written as users ask
 SINGLE = "biology_users_single"  # biology's draft in steps of one answer, as function calling's learn
 WHOSE_TEXT = {  # of results/own_text.json
-    "verifier": "the verifier's",
-    "base": "the base draft's",
+    "verifier": "of the verifier",
+    "base": "of the base draft",
     "online": "of the draft taught on its own text",
     "offline": "of the draft taught on the verifier's",
 }
+OPENINGS = ("```json", "<tool_call>", "{")  # of a call
 LITTLE = 0.01  # what the draft that ships may lose in mean Σ min(p, q) for learning calls
 NONE_YET = "not measured"
 
@@ -479,14 +480,13 @@ def own_text() -> str:
     if not OWN_TEXT.exists():
         return "What the drafts write by themselves was not asked."
     measured = load(OWN_TEXT)
-    parts = [
-        f"{WHOSE_TEXT[name]} {one['parse']}, {one['fitting']} of them as a tool of the prompt requires"
-        for name, one in measured["found"].items()
-    ]
-    number, irrelevant = measured["found"]["verifier"]["texts"], measured["conditions"]["no_tool_fits"]
-    return (
-        f"Of {number} texts each, {irrelevant} of them to prompts that no tool fits, these parse as calls: {'; '.join(parts)}."
-    )
+    rows = []
+    for name, one in measured["found"].items():
+        opened = sum(text.lstrip().startswith(OPENINGS) for text in one["own"]) if "own" in one else "not kept"
+        rows.append([WHOSE_TEXT[name], *(str(number) for number in (one["texts"], opened, one["parse"], one["fitting"]))])
+    header = ["texts to function-calling training prompts", "n", "begin as a call", "parse as calls", "as a tool requires"]
+    note = f"To {measured['conditions']['no_tool_fits']} of the prompts no tool fits. {hardware([measured['environment']])}"
+    return f"{table(header, rows)}\n\n{note}"
 
 
 def ceilings() -> str:
