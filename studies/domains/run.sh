@@ -158,7 +158,12 @@ done
 # and that draft with calls (8 minutes)
 distill with_calls --adapter-path adapters/distilled_more --batch-size 1 --learning-rate 3e-4 --loss tvdpp_position \
   --answers $answers/biology_users.jsonl $answers/function_calling_users.jsonl $answers/at_pairs.jsonl
-for test in function_calling_test biology_test general at; do paired domains/$test.jsonl with_calls; done
+for test in function_calling_test general at biology_test; do paired domains/$test.jsonl with_calls; done
+[ -e adapters/with_calls ] || cp -r $drafts/with_calls adapters/with_calls
+# with nothing beside it (10 minutes)
+python evaluate_acceptance.py live $pair --backend int8 --k 2 --seeds 1 --no-baseline --max-new-tokens 64 --per-type 6 \
+  --results-dir $results/live-calls --prompts domains/function_calling_test.jsonl --drafts base \
+  distilled_more=adapters/distilled_more with_calls=adapters/with_calls
 pages
 if [ "$last" -le 5 ]; then exit; fi
 
