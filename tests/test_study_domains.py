@@ -494,5 +494,9 @@ def test_live_runs_are_set_beside_the_base_draft(tmp_path, monkeypatch):
     header = {"run_id": "a", "conditions": conditions, "environment": {"commit": "abcdef0123", "packages": None}}
     write_jsonl(tables.LIVE, [header, *rows])
     assert "| `mine` | biology | 3 | 1.200 (1.200 to 1.200) | makes decoding faster |" in tables.speed()
+    calls = [{**row, "domain": "function_calling", "draft": row["draft"].replace("mine", "with_calls")} for row in rows]
+    drafts = {"base": None, "with_calls": "x"}
+    write_jsonl(tables.LIVE_CALLS, [{**header, "conditions": {**conditions, "drafts": drafts}}, *calls])
+    assert "| `with_calls` | function calling | 3 | 1.200 (" in tables.speed() and "| `mine` |" in tables.speed()
     (said,) = tables.live_in_short()
     assert said == "live in int8, times the base draft's tokens a second: biology 1.200 (1.200 to 1.200) on 3 prompts"

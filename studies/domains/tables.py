@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 HERE = Path("studies/domains")
 FRONT, OWN = Path("README.md"), HERE / "README.md"
 STUDY, QUERIES = HERE / "results/study.json", HERE / "results/queries_*.json"
-LIVE = HERE / "results/live/live.jsonl"
+LIVE, LIVE_CALLS = HERE / "results/live/live.jsonl", HERE / "results/live-calls/live.jsonl"
 OWN_TEXT = HERE / "results/own_text.json"
 SQUARE, SCALING = HERE / "figures/square.png", HERE / "figures/scaling.png"
 TESTS = ("at", "biology", "function_calling", "chinese", "general")  # the columns of the square
@@ -512,17 +512,19 @@ def live_in_short() -> list[str]:
 
 
 def speed() -> str:
-    """Live, a row a draft and domain: tokens a second against the base draft's on the same prompts."""
-    if not LIVE.exists():
+    """Live, a row a draft and domain: tokens a second against the base draft's on the same prompts, of each run."""
+    rows, found = [], []
+    for file in (LIVE, LIVE_CALLS):
+        headers, ratios = live_ratios(file) if file.exists() else ([], [])
+        found += headers
+        for draft, domain, ratio in ratios:
+            rows.append([f"`{draft}`", spoken(domain), str(ratio["prompts"]), span(ratio, 3, sign=""), speed_verdict(ratio)])
+    if not rows:
         return "No draft of this study was run live so far."
-    headers, ratios = live_ratios(LIVE)
-    rows = []
-    for draft, domain, ratio in ratios:
-        rows.append([f"`{draft}`", spoken(domain), str(ratio["prompts"]), span(ratio, 3, sign=""), speed_verdict(ratio)])
-    conditions = headers[0]["conditions"]
+    conditions = found[0]["conditions"]
     note = f"In {conditions['dtype']} at K = {conditions['k']}, {conditions['max_new_tokens']} tokens."
     header = ["draft", "on", "n", "tokens a second over the base draft's", "by the rule above"]
-    return f"{table(header, rows)}\n\n{note} {hardware([header['environment'] for header in headers])}"
+    return f"{table(header, rows)}\n\n{note} {hardware([header['environment'] for header in found])}"
 
 
 OWN_PARTS: dict[str, Part] = {
