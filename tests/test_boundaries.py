@@ -20,6 +20,7 @@ LIGHT = {f"specdec.{name}" for name in ("files", "terminal", "report", "trace", 
 PAGES = ("tables", "speed", "own_family", "small_tests")  # the modules of a study that fill its page
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate", "bitsandbytes"}
 ASK_DOMAINS = {
+    "count_calls",
     "data_generation",
     "clean_dataset",
     "check_dataset",

@@ -142,7 +142,7 @@ distill function_calling_users_online --batch-size 1 --answers $answers/function
   --data online
 for test in function_calling_test general; do paired domains/$test.jsonl function_calling_users_online; done
 # how many of a draft's own texts are calls
-[ -e $results/own_text.json ] || python -m studies.domains.own_text $pair --answers $answers/function_calling_users.jsonl --json $results/own_text.json --drafts base \
+[ -e $results/own_text.json ] || python count_calls.py $pair --answers $answers/function_calling_users.jsonl --json $results/own_text.json --drafts base \
   online=$drafts/function_calling_users_online offline=$drafts/function_calling_users
 # more data, the smaller draft's answers among the larger's (15 minutes of answers, 20 of training)
 python generate_answers.py $pair --prompts domains/biology_users.jsonl --limit 280 --top-probs 128 --output $answers/biology_users_more.jsonl

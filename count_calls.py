@@ -3,7 +3,7 @@
 Online distillation teaches a draft on its own text: where that holds no calls, it is not taught to call. Each draft answers the
 prompts of an answers file alone, in the verifier's tokens and at the file's temperature, as in training with --data online.
 
-    python -m studies.domains.own_text --answers studies/domains/answers/function_calling_users.jsonl --json FILE \\
+    python count_calls.py --answers studies/domains/answers/function_calling_users.jsonl --json FILE \\
       --drafts base online=studies/domains/drafts/function_calling_users_online
 """
 
