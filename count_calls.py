@@ -1,7 +1,7 @@
 """What a draft writes by itself to function-calling prompts, and how much of it parses as calls.
 
-Online distillation teaches a draft on its own text: where that holds no calls, it is not taught to call. Each draft answers the
-prompts of an answers file alone, in the verifier's tokens and at the file's temperature, as in training with --data online.
+Online distillation teaches a draft on its own text, so what that holds matters. Each draft answers the prompts of an answers
+file alone, in the verifier's tokens and at the file's temperature, as in training with --data online.
 
     python count_calls.py --answers studies/domains/answers/function_calling_users.jsonl --json FILE \\
       --drafts base online=studies/domains/drafts/function_calling_users_online
@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from domains.function_calling import parse_calls
+from domains.function_calling import judged
 from specdec.adapters import adapter_digest
 from specdec.answers import prompt_ids, prompted_answers
 from specdec.models import add_model_arguments, choose_pair
@@ -54,8 +54,8 @@ def own_texts(engine: Engine, drafter: Drafter, rows: list[dict], settings: Sett
 
 def counted(texts: list[str], rows: list[dict]) -> dict:
     """How many parse as calls, and how many of those name a tool of their row with the arguments that it requires."""
-    fitting = [parse_calls(text, row["tools"]) is not None for text, row in zip(texts, rows, strict=True)]
-    return {"texts": len(texts), "parse": sum(parse_calls(text) is not None for text in texts), "fitting": sum(fitting)}
+    found = [judged(text, row["tools"]) for text, row in zip(texts, rows, strict=True)]
+    return {"texts": len(texts), **{kind: sum(one[kind] for one in found) for kind in ("parse", "fitting")}}
 
 
 def main() -> None:
@@ -78,7 +78,7 @@ def main() -> None:
         "draft": pair.draft.id,
         "verifier": pair.verifier.id,
         "answers": portable(str(args.answers)),
-        "no_tool_fits": sum(row["query_type"] == "live_irrelevance" for row in rows),  # prose is the right answer there
+        "no_tool_fits": sum(row.get("query_type") == "live_irrelevance" for row in rows),  # prose is the right answer there
         "drafts": {name: path and portable(path) for name, path in drafts.items()},
         "adapters": {name: adapter_digest(path) for name, path in drafts.items()},
         "temperature": settings.temperature,

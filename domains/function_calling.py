@@ -128,6 +128,11 @@ def parse_calls(text: str, tools: list[dict] | None = None) -> list[dict] | None
     return calls or None
 
 
+def judged(text: str, tools: list[dict]) -> dict[str, int]:
+    """1 or 0: does an answer parse as calls, and do these name tools of `tools` with the arguments that they require?"""
+    return {"parse": int(parse_calls(text) is not None), "fitting": int(parse_calls(text, tools) is not None)}
+
+
 def fetch_wheel(folder: Path) -> Path:
     """The wheel in `folder`, downloaded with pip if it is not there. A Problem if it cannot be, or has another digest."""
     wheel = folder / WHEEL

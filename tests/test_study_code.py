@@ -557,6 +557,8 @@ def test_what_more_text_does(monkeypatch):
     assert taught.endswith(" on 4 code prompts: no difference that is seen.")
     del group["drafts"]["human"]
     assert tables.more_in_words().count("instead") == 1
+    settings["distilled-all"] = {"path": "nowhere"}  # trained again since: not described
+    assert tables.more_in_words() == "More text: not measured yet."
     group["drafts"].clear()
     assert tables.more_in_words() == "More text: not measured yet."
 

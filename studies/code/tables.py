@@ -360,11 +360,12 @@ def apart() -> str:
 def more_in_words() -> str:
     """What all the text does that 64 texts did not, by whose text it is."""
     found = pair()
-    drafts = found.get("domains", {}).get("code", {"drafts": {}})["drafts"]
+    measured = found.get("domains", {}).get("code", {"drafts": {}})["drafts"]
+    learnt = {name: one["answers"] for name, one in found.get("drafts", {}).items() if one and "answers" in one}
     said = []
     for text, (draft, before) in MORE.items():
-        if draft in drafts and before in drafts:
-            more, less = (found["drafts"][name]["answers"] for name in (draft, before))
+        if {draft, before} <= learnt.keys() & measured.keys():
+            more, less = learnt[draft], learnt[before]
             change = apart_on_code(FAMILY, draft, before)
             side = {"raised": "better", "lowered": "worse"}.get(said_of(change), "no difference that is seen")
             said.append(f"{more} texts of {text} instead of {less}, {span(change)} on {change['prompts']} code prompts: {side}")

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from domains.function_calling import parse_calls
+from domains.function_calling import judged
 from domains.leaks import leaks
 from specdec.answers import read_answers
 from specdec.comparison import PAIRED_KEYS, Measured, domain_of, joined
@@ -357,9 +357,7 @@ def calls(folder: Path) -> list[dict]:
             tokenizer = tokenizer or load_tokenizer(named_model(verifier_of(file)))
             text = tokenizer.decode(row["token_ids"], skip_special_tokens=True)
             counts = found.setdefault((file.name, row["query_type"]), Counter())
-            counts["answers"] += 1
-            counts["parse"] += parse_calls(text) is not None
-            counts["fitting"] += parse_calls(text, row["tools"]) is not None
+            counts.update({"answers": 1, **judged(text, row["tools"])})
     return [{"file": file, "query_type": kind, **counts} for (file, kind), counts in sorted(found.items())]
 
 
