@@ -4,7 +4,7 @@
 #
 #   bash studies/code/run.sh         16 prompts a language, drafts of 64 texts and of all, then live runs by themselves
 #   bash studies/code/run.sh rates   Table 2b, in float32: for a machine without bf16 units, for a folder holds one data type
-#   EACH=40 bash studies/code/run.sh   base, human, distilled and both of all texts on every prompt (not run so far)
+#   EACH=40 bash studies/code/run.sh   all prompts, and more drafts of all texts, on those behind the first 16 a language
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 each=${EACH:-16}
@@ -69,6 +69,20 @@ python generate_answers.py --raw --max-new-tokens 128 --batch-size 135 --pair qw
 distill distilled-all $rate --keep-rank 32 --answers $texts/distilled-all.jsonl
 python evaluate_acceptance.py paired $family --prompts $results/prompts.jsonl --drafts base human-all=$drafts/human-all \
   distilled-all=$drafts/distilled-all
+
+if [ "$each" -ge 40 ]; then # --- more drafts of all texts, on the prompts behind the first 16; where a GPU is ---
+  $human --mix balanced --output $texts/human-balanced-all.jsonl
+  $human --repeat zig=4 --output $texts/human-worst-all.jsonl
+  distill human-balanced-all $rate --keep-rank 32 --loss nll --answers $texts/human-balanced-all.jsonl
+  distill human-worst-all $rate --keep-rank 32 --loss nll --answers $texts/human-worst-all.jsonl
+  distill distilled-all-3 $rate --passes 3 --keep-rank 32 --answers $texts/distilled-all.jsonl
+  distill distilled-all-1e-4 --learning-rate 1e-4 --keep-rank 32 --answers $texts/distilled-all.jsonl
+  sed -n 193,480p $results/prompts.jsonl > $results/prompts-more.jsonl
+  sed -n 49,120p domains/natural_language.jsonl >> $results/prompts-more.jsonl
+  python evaluate_acceptance.py paired $family --prompts $results/prompts-more.jsonl --drafts base \
+    human-balanced-all=$drafts/human-balanced-all human-worst-all=$drafts/human-worst-all \
+    distilled-all-3=$drafts/distilled-all-3 distilled-all-1e-4=$drafts/distilled-all-1e-4
+fi
 
 # --- balanced over the languages, and half of the text of the one that is furthest behind, Zig; on eight prompts a language ---
 { head -n 96 $results/prompts.jsonl; head -n 24 domains/natural_language.jsonl; } > $results/prompts-8.jsonl

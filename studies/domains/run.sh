@@ -188,18 +188,20 @@ for domain in biology function_calling at; do
     --json $results/whole/queries_$domain.json
   $generate --prompts $queries/whole/$domain.jsonl --limit 280 --output $whole/${domain}_synthetic.jsonl
 done
-python generate_answers.py $pair --batch-size 65 --per-type 24 --prompts domains/function_calling_test.jsonl --output $whole/test.jsonl
-python generate_answers.py $pair --batch-size 192 --per-type 16 --output $whole/test.jsonl --prompts domains/biology_test.jsonl \
-  domains/at.jsonl domains/general.jsonl
-measured="base distilled_more=adapters/distilled_more"
+python generate_answers.py $pair --batch-size 60 --prompts domains/function_calling_test.jsonl --output $whole/test_calls.jsonl
+python generate_answers.py $pair --batch-size 180 --prompts domains/biology_test.jsonl domains/at.jsonl domains/general.jsonl \
+  --output $whole/test.jsonl
+measured="base distilled_more=adapters/distilled_more with_calls=adapters/with_calls"
 for draft in biology_users function_calling_users at_pairs biology_synthetic function_calling_synthetic at_synthetic biology_exam \
   function_calling_curated; do
   learn ${draft}_250 --answers $whole/$draft.jsonl --limit 250
   measured="$measured ${draft}_250=$drafts/whole_${draft}_250"
 done
 for draft in biology_users function_calling_users at_pairs; do
-  learn ${draft}_250_nll --answers $whole/$draft.jsonl --limit 250 --loss nll
-  measured="$measured ${draft}_250_nll=$drafts/whole_${draft}_250_nll"
+  for loss in nll kl; do
+    learn ${draft}_250_$loss --answers $whole/$draft.jsonl --limit 250 --loss $loss
+    measured="$measured ${draft}_250_$loss=$drafts/whole_${draft}_250_$loss"
+  done
 done
 for draft in biology_users function_calling_users; do
   for size in 125 500; do
@@ -210,10 +212,12 @@ done
 # the first 280 answers of each, about 250 behind what is held out
 mkdir -p $whole/everything
 for domain in biology function_calling; do head -n 282 $whole/${domain}_users.jsonl > $whole/everything/${domain}_users.jsonl; done
-learn everything --keep-rank 64 --answers $whole/everything/biology_users.jsonl $whole/everything/function_calling_users.jsonl \
-  $whole/at_pairs.jsonl $whole/general.jsonl
-measured="$measured everything=$drafts/whole_everything"
-python evaluate_acceptance.py paired $pair --results-dir $results/whole --answers $whole/test.jsonl --drafts $measured \
-  --prompts domains/biology_test.jsonl domains/function_calling_test.jsonl domains/at.jsonl domains/general.jsonl
+everything="$whole/everything/biology_users.jsonl $whole/everything/function_calling_users.jsonl $whole/at_pairs.jsonl $whole/general.jsonl"
+learn everything --keep-rank 64 --answers $everything
+learn with_everything --keep-rank 64 --adapter-path adapters/distilled_more --learning-rate 3e-4 --answers $everything
+measured="$measured everything=$drafts/whole_everything with_everything=$drafts/whole_with_everything"
+measure="python evaluate_acceptance.py paired $pair --results-dir $results/whole --drafts $measured"
+$measure --answers $whole/test_calls.jsonl --prompts domains/function_calling_test.jsonl
+$measure --answers $whole/test.jsonl --prompts domains/biology_test.jsonl domains/at.jsonl domains/general.jsonl
 python evaluate_acceptance.py report --results-dir $results/whole
 pages
