@@ -214,7 +214,7 @@ mkdir -p $whole/everything
 for domain in biology function_calling; do head -n 282 $whole/${domain}_users.jsonl > $whole/everything/${domain}_users.jsonl; done
 everything="$whole/everything/biology_users.jsonl $whole/everything/function_calling_users.jsonl $whole/at_pairs.jsonl $whole/general.jsonl"
 learn everything --keep-rank 64 --answers $everything
-learn with_everything --keep-rank 64 --adapter-path adapters/distilled_more --learning-rate 3e-4 --answers $everything
+learn with_everything --adapter-path adapters/distilled_more --learning-rate 3e-4 --answers $everything
 measured="$measured everything=$drafts/whole_everything with_everything=$drafts/whole_with_everything"
 measure="python evaluate_acceptance.py paired $pair --results-dir $results/whole --drafts $measured"
 $measure --answers $whole/test_calls.jsonl --prompts domains/function_calling_test.jsonl
