@@ -167,7 +167,7 @@ python evaluate_acceptance.py live $pair --backend int8 --k 2 --seeds 1 --no-bas
 pages
 if [ "$last" -le 5 ]; then exit; fi
 
-# --- part 6: larger budgets, for a GPU (not run so far): in one pass 125, 250 and 500 answers, each drawn from the next, for a larger
+# --- part 6: larger budgets, on a GPU (10 minutes on an H200, several commands at once): in one pass 125, 250 and 500 answers, each drawn from the next, for a larger
 # --- --limit adds the next prompts of the drawn order to a file; 250 answers for every other arm ---
 learn() { # NAME, then options
   [ -e "$drafts/whole_$1/metrics.json" ] || python train_distill.py $pair --output-dir "$drafts/whole_$1" --restart "${@:2}"
@@ -220,4 +220,11 @@ measure="python evaluate_acceptance.py paired $pair --results-dir $results/whole
 $measure --answers $whole/test_calls.jsonl --prompts domains/function_calling_test.jsonl
 $measure --answers $whole/test.jsonl --prompts domains/biology_test.jsonl domains/at.jsonl domains/general.jsonl
 python evaluate_acceptance.py report --results-dir $results/whole
+[ -e adapters/with_everything ] || cp -r $drafts/whole_with_everything adapters/with_everything
+# on two cores, with nothing beside it (20 minutes)
+live="python evaluate_acceptance.py live $pair --backend int8 --k 2 --seeds 1 --no-baseline --max-new-tokens 64"
+shipped="distilled_more=adapters/distilled_more with_calls=adapters/with_calls with_everything=adapters/with_everything"
+$live --per-type 6 --results-dir $results/live-shipped --prompts domains/function_calling_test.jsonl --drafts base $shipped
+$live --per-type 2 --results-dir $results/live-shipped --prompts domains/at.jsonl domains/biology_test.jsonl domains/general.jsonl \
+  --drafts base $shipped
 pages
