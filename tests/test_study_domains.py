@@ -17,6 +17,7 @@ from studies.domains.analysis import (
     fields_of,
     measured,
     opponents,
+    own_drafts,
     scaling,
     square,
     white_box_losses,
@@ -202,8 +203,35 @@ def test_the_square_shows_forgetting_and_scaling_needs_two_sizes(folder):
     ]
     assert rows[1]["on"]["biology"]["mean"] == pytest.approx(0.05, abs=0.002)
     assert rows[1]["on"]["general"]["interval"][1] < 0 < rows[1]["on"]["biology"]["interval"][0]
-    assert [point["answers"] for point in scaling(changes)["biology"]] == [40, 120]
-    assert scaling([row for row in changes if row["name"] != "more"]) == {}
+    assert sizes_of(changes) == {"biology": [40, 120]}
+    assert scaling([row for row in changes if row["name"] != "more"]) == []
+    assert [row["name"] for row in own_drafts(changes)] == ["more"], "as many prompts, more answers"
+
+
+def sizes_of(changes: list[dict]) -> dict[str, list[int]]:
+    return {one["domain"]: [point["answers"] for point in one["points"]] for one in scaling(changes)}
+
+
+def test_larger_budgets_are_no_row_of_the_square_and_one_of_their_own(folder, monkeypatch):
+    changes = all_changes(measured(folder(["users", "more"])), seed=0)
+    users, more = sorted(changes, key=lambda row: row["answers"])
+    large = {**more, "folder": str(analysis.LARGER), "name": "biology_users_120"}
+    large["on"] = {name: {**change, "prompts": 120} for name, change in more["on"].items()}
+    assert [row["name"] for row in square([users, large])] == ["users"]
+    assert [row["name"] for row in own_drafts([users, more, large])] == ["biology_users_120"], "more prompts"
+    monkeypatch.setattr(tables, "load", lambda file: {"arms": [users, large], "conditions": {"loss": analysis.LOSS}})
+    assert tables.larger().count("| biology I |") == 1 and "| biology I | 120 | not measured | +0.0" in tables.larger()
+    assert "these forget: biology I of 120**: on 120 general prompts" in tables.larger_in_words()
+    large["on"]["general"] = {**large["on"]["general"], "interval": [-0.1, 0.1]}
+    assert "no draft forgets" in tables.larger_in_words()
+    monkeypatch.setattr(tables, "load", lambda file: {"arms": [users], "conditions": {"loss": analysis.LOSS}})
+    assert tables.larger_in_words() == "Nothing is measured at larger budgets so far."
+    assert tables.larger() == "No draft of so many answers is measured so far."
+
+
+def test_two_lines_of_one_domain_are_told_apart_by_their_passes():
+    found = [{"domain": "at", "passes": 1}, {"domain": "biology", "passes": 2}, {"domain": "biology", "passes": 1}]
+    assert [tables.series(one, found) for one in found] == ["AT", "biology, 2 passes", "biology, one pass"]
 
 
 def test_the_square_prefers_the_draft_that_was_measured_more_widely(folder):
@@ -234,14 +262,14 @@ def test_the_mixed_draft_is_set_beside_each_domains_own(tmp_path, monkeypatch, g
     single = arm_of("biology_users_single", general=near(0.6, 0.03))
     elsewhere = {**mixed, "folder": "other", "overlap": {}}
     arms = [elsewhere, alone, mixed, single]
-    found = analysis.beside(arms, "mixed", seed=0)
+    found = analysis.beside(arms, "mixed", analysis.HERE / "results", seed=0)
     assert [(one["domain"], one["on"], one["own"]) for one in found] == [
         ("function_calling", "function_calling", "function_calling_users"),
         ("function_calling", "general", "function_calling_users"),
     ]
     assert found[0]["apart"]["mean"] == pytest.approx(-0.07) and found[0]["apart"]["interval"][1] < 0
     changes = [{"name": arm["name"], "on": {test: analysis.change(arm, test, 0) for test in arm["overlap"]}} for arm in arms]
-    study = {"beside": {"mixed": found, "more": found}, "arms": changes}
+    study = {"beside": {"mixed": found, "distilled_more": found, "other": found}, "arms": changes}
     monkeypatch.setattr(tables, "load", lambda file: study)
     words = tables.mixing_in_words()
     assert said in words and "on its own prompts, mixing: on function calling costs it something (-0.07" in words
@@ -250,7 +278,7 @@ def test_the_mixed_draft_is_set_beside_each_domains_own(tmp_path, monkeypatch, g
         f"| `mixed` | `function_calling_users` | general | 40 / 40 | 20 / 20 | 4 | {general + 0.0015:+.4f}" in tables.beside()
     )
     words = tables.shipped_in_words()
-    assert "not learnt: on function calling `more` changes it by +0.1015" in words and words.count("changes it") == 1
+    assert "not learnt: on function calling `distilled_more` changes it by +0.1015" in words and words.count("changes it") == 1
 
 
 def test_own_texts_stand_on_the_page(tmp_path, monkeypatch):
@@ -276,9 +304,9 @@ def test_the_draft_with_calls_ships_where_it_costs_little(monkeypatch, call, at,
     shipped = arm_of("distilled_more", **{test: gains(gain) for test, gain in tests.items()})
     more = {"function_calling": call, "at": at}
     calls = arm_of("with_calls", **{test: gains(gain + more.get(test, 0.0)) for test, gain in tests.items()})
-    found = analysis.against([shipped, calls], "with_calls", "distilled_more", tests, seed=0)
+    found = analysis.against([shipped, calls], "with_calls", "distilled_more", analysis.HERE / "results", tests, seed=0)
     assert [one["on"] for one in found] == list(tests) and found[2]["apart"]["mean"] == pytest.approx(call)
-    monkeypatch.setattr(tables, "load", lambda file: {"next": found})
+    monkeypatch.setattr(tables, "load", lambda file: {"next": {"with_calls": found, "other": []}})
     assert tables.next_in_words().startswith(f"**`with_calls` {said}")
     assert f"on AT {0.0495 + at:+.4f} (" in tables.next_in_words() and f", {at:+.4f} (" in tables.next_in_words()
     found.pop()
@@ -292,7 +320,7 @@ def test_a_draft_that_goes_on_from_another_says_so(folder):
 
 def test_nothing_is_said_of_a_mixed_draft_that_is_not_measured(monkeypatch):
     alone = arm_of("biology_users", biology=[(0.5, 0.6)] * 3)
-    assert analysis.beside([alone], "mixed", seed=0) == []
+    assert analysis.beside([alone], "mixed", analysis.HERE / "results", seed=0) == []
     single = {"name": "biology_users_single", "on": {"biology": {}}}
     monkeypatch.setattr(tables, "load", lambda file: {"beside": {"mixed": []}, "arms": [single]})
     assert tables.mixing_in_words() == "Neither is measured so far."
@@ -338,7 +366,7 @@ def test_the_drafts_of_the_first_parts_of_run_sh_fill_every_claim(tmp_path):
     assert found["white-box over black-box, by TVD++"]["together"]["prompts"] == 40
     assert found["most data over least"]["domains"]["at"]["answers"] == [64, 16]
     changes = all_changes(arms, seed=0)
-    assert [point["answers"] for point in scaling(changes)["at"]] == [16, 32, 64]
+    assert sizes_of(changes)["at"] == [16, 32, 64]
     assert [row["name"] for row in square(changes)] == ["tvdpp_position", "biology_users", "biology_synthetic"]
 
 

@@ -2,12 +2,13 @@
 # Study 3, every command in order. Each resumes where it was stopped, and a larger EACH adds prompts to what is measured. The drafts'
 # weights are not in the repository: to measure again, move drafts/ and results/ of this study away first.
 #
-#   bash studies/code/run.sh         16 prompts a language, drafts of 64 texts and of all, then live runs by themselves
+#   bash studies/code/run.sh         40 prompts a language, drafts of 64 texts and of all, then live runs by themselves
 #   bash studies/code/run.sh rates   Table 2b, in float32: for a machine without bf16 units, for a folder holds one data type
-#   EACH=40 bash studies/code/run.sh   all prompts, and more drafts of all texts, on those behind the first 16 a language
+#   EACH=8 bash studies/code/run.sh  for two cores: the first eight a language; hours without the drafts of all texts, a day with them
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-each=${EACH:-16}
+each=${EACH:-40}
+first=$((each < 16 ? each : 16)) # of a language, for the drafts of 64 texts
 results=studies/code/results texts=studies/code/answers drafts=studies/code/drafts
 answers="--raw --max-new-tokens 128 --batch-size 30 --pair qwen-coder"
 family="--pair qwen-coder --max-new-tokens 128 --answers $results/answers.jsonl --results-dir $results/qwen-coder"
@@ -46,6 +47,7 @@ fi
 mkdir -p $results $texts
 grep -v -m $((12 * each)) '"language": "javascript"' domains/code_test.jsonl > $results/prompts.jsonl
 head -n $((3 * each)) domains/natural_language.jsonl >> $results/prompts.jsonl # of three kinds
+{ head -n $((12 * first)) $results/prompts.jsonl; head -n $((3 * first)) domains/natural_language.jsonl; } > $results/prompts-16.jsonl
 
 # --- the verifier's completions, which serve both pairs, and the base drafts on them ---
 python generate_answers.py $answers --prompts $results/prompts.jsonl --output $results/answers.jsonl
@@ -58,10 +60,10 @@ $human $some --output $texts/human.jsonl --prompts $texts/prompts.jsonl
 distill human $rate $learnt --loss nll --answers $texts/human.jsonl
 python generate_answers.py $answers --top-probs 128 --prompts $texts/prompts.jsonl --output $texts/distilled.jsonl
 distill distilled $rate $learnt --answers $texts/distilled.jsonl
-python evaluate_acceptance.py paired $family --prompts $results/prompts.jsonl --drafts base human=$drafts/human \
+python evaluate_acceptance.py paired $family --prompts $results/prompts-16.jsonl --drafts base human=$drafts/human \
   distilled=$drafts/distilled
 
-# --- all texts in one pass: half a minute a training on a GPU, where they were made (not run on two cores) ---
+# --- all texts in one pass: half a minute a training on a GPU, where they were made and met the prompts behind the first 16 ---
 $human --output $texts/human-all.jsonl --prompts $texts/prompts-all.jsonl
 distill human-all $rate --keep-rank 32 --loss nll --answers $texts/human-all.jsonl
 python generate_answers.py --raw --max-new-tokens 128 --batch-size 135 --pair qwen-coder --top-probs 128 \

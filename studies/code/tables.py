@@ -64,8 +64,9 @@ APART = {  # from human code to the verifier's probabilities, one change at a ti
     "the verifier's probabilities, not its text's likelihood": ("distilled", "distilled-nll"),
 }
 MORE = {"human code": (DECIDES, "human"), "the verifier's completions": (TAUGHT, "distilled")}  # all texts, 64 of them
+LONGER = {"three passes instead of one": "distilled-all-3", "a rate of 1e-4 instead of 3e-5": "distilled-all-1e-4"}  # of TAUGHT
 GAPS = (DECIDES, TAUGHT)  # the tuned drafts of Table 3 and of the figure by language
-OTHER_GAPS = (TAUGHT, "human", "human-balanced", "human-worst", "distilled")  # what the sentence on the gap adds
+OTHER_GAPS = (TAUGHT, "distilled-all-3", "human-balanced-all", "human-worst-all", "human-balanced", "human-worst")  # in a sentence
 LIVE_TUNED = [HERE / "results" / FAMILY / folder / "live.jsonl" for folder in ("live-k2", "live-k2-all")]
 NOT_HERE, NOT_YET = "not measured here", "not measured yet"
 
@@ -367,9 +368,22 @@ def more_in_words() -> str:
         if {draft, before} <= learnt.keys() & measured.keys():
             more, less = learnt[draft], learnt[before]
             change = apart_on_code(FAMILY, draft, before)
-            side = {"raised": "better", "lowered": "worse"}.get(said_of(change), "no difference that is seen")
-            said.append(f"{more} texts of {text} instead of {less}, {span(change)} on {change['prompts']} code prompts: {side}")
-    return f"More text, by the rule above: {'; '.join(said)}." if said else f"More text: {NOT_YET}."
+            said.append(f"{more} texts of {text} instead of {less}, {worth(change)}")
+    if not said:
+        return f"More text: {NOT_YET}."
+    longer = [
+        f"{what}, {worth(apart_on_code(FAMILY, draft, TAUGHT))}"
+        for what, draft in LONGER.items()
+        if {draft, TAUGHT} <= measured.keys()
+    ]
+    training = f" More training of `{TAUGHT}`: {'; '.join(longer)}." if longer else ""
+    return f"More text, by the rule above: {'; '.join(said)}.{training}"
+
+
+def worth(change: dict) -> str:
+    """The difference between two drafts, and what it says by the page's rule."""
+    side = {"raised": "better", "lowered": "worse"}.get(said_of(change), "no difference that is seen")
+    return f"{span(change)} on {change['prompts']} code prompts: {side}"
 
 
 def effect(change: dict) -> str:

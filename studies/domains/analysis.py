@@ -29,7 +29,8 @@ from specdec.terminal import Problem, put_json, run, say
 
 HERE = Path("studies/domains")
 # Study 2's arms are trained on AT prompts: what they say of the claims is theirs to say here too.
-FOLDERS = (HERE / "results", HERE / "results/same_family", HERE / "results/whole", Path("studies/distillation/results"))
+LARGER = HERE / "results/whole"  # 125 to 500 answers, all test prompts
+FOLDERS = (HERE / "results", HERE / "results/same_family", LARGER, Path("studies/distillation/results"))
 FIRST_LOSS = "kl"  # the white-box loss that was fixed first, before two drafts of a claim were measured; the paper's
 LOSS = "tvdpp_position"  # that of this study's arms, since study 2's losses had been compared held out
 BLACK_BOX = "nll"
@@ -44,7 +45,11 @@ SCENARIOS = {  # the source of a training prompt → the scenario of the paper
 USUAL = (False, 128, None, 42)  # what this study's drafts have: not all weights, but this rank; no adapter before; random seed
 ALONE = {"at": "at_pairs", "biology": "biology_users", "function_calling": "function_calling_users"}  # domain → its draft
 MIXED, SHIPPED = "mixed", "distilled_more"  # the draft of all three domains; that of AT and general prompts
-NEXT = "with_calls"  # SHIPPED, gone on with what MIXED learnt
+ALL_TEXTS = "everything"  # of LARGER: that of all three domains and general prompts
+NEXT = {  # a draft that goes on from another → the one that it might replace, and where both were measured
+    "with_calls": (SHIPPED, HERE / "results"),  # learnt what MIXED did
+    "with_everything": ("with_calls", LARGER),
+}
 DOMAINS = ("at", "biology", "function_calling", "chinese")
 # What two arms must have in common, but for the one field that a claim varies.
 FIELDS = (
@@ -104,7 +109,7 @@ def measured(folder: Path) -> list[dict]:
             continue
         if settings.get("text", ["verifier"]) != ["verifier"]:  # study 2's: texts that the verifier only read are no scenario
             continue
-        if study2_asks(settings) and name != NEXT:
+        if study2_asks(settings) and name not in NEXT:
             continue
         overlap: dict[str, dict[str, tuple[float, float]]] = {}
         tokens: dict[str, tuple[float, float]] = {}
@@ -278,13 +283,13 @@ def all_changes(arms: list[dict], seed: int) -> list[dict]:
 
 def square(changes: list[dict]) -> list[dict]:
     """The rows of the heat map: of each domain and scenario the offline arm of LOSS that was measured on most test sets; none
-    that goes on from another draft.
+    that goes on from another draft, and none of LARGER, whose scenarios II and III met two test sets alone.
 
     Of equals the one with most answers.
     """
     best: dict[tuple, dict] = {}
     for arm in changes:
-        if arm["loss"] == LOSS and arm["data"] == "offline" and not arm["from_adapter"]:
+        if arm["loss"] == LOSS and arm["data"] == "offline" and not arm["from_adapter"] and arm["folder"] != str(LARGER):
             key = (arm["base_model"], arm["domain"], arm["scenario"])
             if key not in best or breadth(arm) > breadth(best[key]):
                 best[key] = arm
@@ -295,33 +300,54 @@ def breadth(arm: dict) -> tuple[int, int]:
     return len(arm["on"]), arm["answers"]
 
 
-def scaling(changes: list[dict]) -> dict[str, list[dict]]:
-    """Domain → its arms of scenario I, offline, of LOSS, that differ in the number of answers alone; two sizes at least."""
+def own_drafts(changes: list[dict]) -> list[dict]:
+    """Of each domain alone and draft model, the offline arm of LOSS and scenario I that was measured on most of its prompts.
+
+    Of equals the one with most answers.
+    """
+    best: dict[tuple[str, str], dict] = {}
+    for arm in changes:
+        usual = (arm["loss"], arm["data"], arm["scenario"]) == (LOSS, "offline", "I")
+        if usual and arm["domain"] in arm["on"]:
+            key = (arm["base_model"], arm["domain"])
+            if key not in best or weight(arm) > weight(best[key]):
+                best[key] = arm
+    return [best[key] for key in sorted(best)]
+
+
+def weight(arm: dict) -> tuple[int, int]:
+    return arm["on"][arm["domain"]]["prompts"], arm["answers"]
+
+
+def scaling(changes: list[dict]) -> list[dict]:
+    """Arms of scenario I, offline, of LOSS, that differ in the number of answers alone, by domain; two sizes at least."""
     groups: dict[tuple, list[dict]] = {}
     for arm in changes:
         usual = (arm["loss"], arm["data"], arm["scenario"]) == (LOSS, "offline", "I")
         if usual and arm["domain"] in arm["on"]:
             key = (arm["folder"], *(arm[field] for field in FIELDS if field != "answers"))
             groups.setdefault(key, []).append(arm)
-    result: dict[str, list[dict]] = {}
+    found = []
     for group in groups.values():
         domain = group[0]["domain"]
-        if len(group) > max(1, len(result.get(domain, []))):
+        if len(group) > 1:
             group.sort(key=lambda arm: arm["answers"])
-            result[domain] = [{"answers": arm["answers"], **arm["on"][domain]} for arm in group]
-    return result
+            points = [{"answers": arm["answers"], **arm["on"][domain]} for arm in group]
+            found.append({"domain": domain, "passes": group[0]["passes"], "points": points})
+    return sorted(found, key=lambda one: DOMAINS.index(one["domain"]))
 
 
 # --- one draft of several domains -------------------------------------------------------------------------------------
 
 
-def named(arms: list[dict], name: str) -> dict | None:
-    return next((arm for arm in arms if (arm["folder"], arm["name"]) == (str(HERE / "results"), name)), None)
+def named(arms: list[dict], name: str, folder: Path) -> dict | None:
+    return next((arm for arm in arms if (arm["folder"], arm["name"]) == (str(folder), name)), None)
 
 
-def against(arms: list[dict], name: str, other: str, tests: Iterable[str], seed: int) -> list[dict]:
-    """A draft beside another on each test set that both were measured on, paired: both changes, and how far apart they lie."""
-    draft, own = named(arms, name), named(arms, other)
+def against(arms: list[dict], name: str, other: str, folder: Path, tests: Iterable[str], seed: int) -> list[dict]:
+    """A draft beside another on each test set of `folder` that both were measured on, paired: both changes, and how far apart
+    they lie."""
+    draft, own = named(arms, name, folder), named(arms, other, folder)
     rows = []
     for test in tests:
         if draft and own and test in draft["overlap"] and test in own["overlap"]:
@@ -333,10 +359,13 @@ def against(arms: list[dict], name: str, other: str, tests: Iterable[str], seed:
     return rows
 
 
-def beside(arms: list[dict], name: str, seed: int) -> list[dict]:
-    """A draft beside each domain's own, on that domain's prompts and on general ones."""
-    found = {domain: against(arms, name, of_domain, (domain, "general"), seed) for domain, of_domain in ALONE.items()}
-    return [{"domain": domain, **row} for domain, rows in found.items() for row in rows]
+def beside(arms: list[dict], name: str, folder: Path, seed: int, suffix: str = "") -> list[dict]:
+    """A draft beside each domain's own (ALONE, with `suffix`), on that domain's prompts and on general ones."""
+    found = []
+    for domain, own in ALONE.items():
+        rows = against(arms, name, f"{own}{suffix}", folder, (domain, "general"), seed)
+        found += [{"domain": domain, **row} for row in rows]
+    return found
 
 
 # --- the data ---------------------------------------------------------------------------------------------------------
@@ -350,13 +379,13 @@ def calls(folder: Path) -> list[dict]:
     """
     found: dict[tuple[str, str], Counter[str]] = {}
     tokenizer = None
-    for file in sorted(folder.glob("*.jsonl")):
+    for file in sorted([*folder.glob("*.jsonl"), *folder.glob("whole/*.jsonl")]):
         for row in read_answers(file):
             if not row.get("tools"):
                 continue
             tokenizer = tokenizer or load_tokenizer(named_model(verifier_of(file)))
             text = tokenizer.decode(row["token_ids"], skip_special_tokens=True)
-            counts = found.setdefault((file.name, row["query_type"]), Counter())
+            counts = found.setdefault((str(file.relative_to(folder)), row["query_type"]), Counter())
             counts.update({"answers": 1, **judged(text, row["tools"])})
     return [{"file": file, "query_type": kind, **counts} for (file, kind), counts in sorted(found.items())]
 
@@ -408,8 +437,14 @@ def main() -> None:
         "arms": changes,
         "square": square(changes),
         "scaling": scaling(changes),
-        "beside": {name: beside(arms, name, args.seed) for name in (MIXED, SHIPPED)},
-        "next": against(arms, NEXT, SHIPPED, (*ALONE, "general"), args.seed),
+        "own": own_drafts(changes),
+        "beside": {
+            **{name: beside(arms, name, HERE / "results", args.seed) for name in (MIXED, SHIPPED)},
+            ALL_TEXTS: beside(arms, ALL_TEXTS, LARGER, args.seed, "_250"),
+        },
+        "next": {
+            name: against(arms, name, other, folder, (*ALONE, "general"), args.seed) for name, (other, folder) in NEXT.items()
+        },
         "ceilings": ceilings(),
         "leaks": {name: {"rows": found["rows"], "near": len(found["near"])} for name, found in leaks().items()},
         "calls": calls(HERE / "answers"),

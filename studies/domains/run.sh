@@ -164,6 +164,17 @@ for test in function_calling_test general at biology_test; do paired domains/$te
 python evaluate_acceptance.py live $pair --backend int8 --k 2 --seeds 1 --no-baseline --max-new-tokens 64 --per-type 6 \
   --results-dir $results/live-calls --prompts domains/function_calling_test.jsonl --drafts base \
   distilled_more=adapters/distilled_more with_calls=adapters/with_calls
+# Chinese on all of its test prompts, and 250 answers in one pass (45 minutes)
+python generate_answers.py $pair --prompts domains/chinese_test.jsonl --output $answers/test.jsonl
+paired domains/chinese_test.jsonl
+python generate_answers.py $pair --prompts domains/chinese_train.jsonl --limit 280 --top-probs 128 \
+  --output $answers/chinese_users_more.jsonl
+distill chinese_users_250 --pair qwen-coder --learning-rate 3e-5 --answers $answers/chinese_users_more.jsonl --limit 250 --passes 1 \
+  --loss tvdpp_position
+python evaluate_acceptance.py paired --pair qwen-coder --results-dir $results/same_family --answers $answers/test.jsonl \
+  --prompts domains/chinese_test.jsonl domains/general.jsonl --drafts base chinese_users=$drafts/chinese_users \
+  chinese_users_250=$drafts/chinese_users_250
+python evaluate_acceptance.py report --results-dir $results/same_family
 pages
 if [ "$last" -le 5 ]; then exit; fi
 

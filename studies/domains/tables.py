@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 HERE = Path("studies/domains")
 FRONT, OWN = Path("README.md"), HERE / "README.md"
 STUDY, QUERIES = HERE / "results/study.json", HERE / "results/queries_*.json"
+LARGER = HERE / "results/whole"  # 125 to 500 answers, all test prompts
 LIVE, LIVE_CALLS = HERE / "results/live/live.jsonl", HERE / "results/live-calls/live.jsonl"
+LIVE_SHIPPED = HERE / "results/live-shipped/live.jsonl"
 OWN_TEXT = HERE / "results/own_text.json"
 SQUARE, SCALING = HERE / "figures/square.png", HERE / "figures/scaling.png"
 TESTS = ("at", "biology", "function_calling", "chinese", "general")  # the columns of the square
@@ -48,6 +50,7 @@ THEIRS = {
 }
 WHITE_BOX = "white-box over black-box"  # how the claims begin that are one, asked of two losses
 USERS = ("function_calling",)  # domains whose queries of scenario I are users' own; the others' are written as users ask
+SHIPPED = ("distilled_more", "with_calls", "with_everything")  # drafts that ship, or did
 SINGLE = "biology_users_single"  # biology's draft in steps of one answer, as function calling's learn
 WHOSE_TEXT = {  # of results/own_text.json
     "verifier": "of the verifier",
@@ -190,7 +193,7 @@ def answer() -> str:
     if missing := [claim for claim, found in study["claims"].items() if not found["together"]]:
         lines.append(f"- not measured: {'; '.join(missing)}")
     lines += [f"- {said}" for said in losses_in_words(study["losses"])]
-    lines += [f"- {own_gain(arm)}" for arm in study["square"] if arm["domain"] in arm["on"] and arm["scenario"] == "I"]
+    lines += [f"- {own_gain(arm)}" for arm in study["own"]]
     return "\n".join(["The claims, as ratios of mean Σ min(p, q), and what the draft of each domain gained:", "", *lines])
 
 
@@ -206,9 +209,8 @@ def row() -> str:
     claimed = "; ".join(f"{claim}, {found}" for claim, found in in_words(study["claims"]))
     parts = [f"Mean Σ min(p, q) as a ratio: {claimed}" if claimed else "No claim has both of its drafts yet"]
     gains: dict[str, list[str]] = {}
-    for arm in study["square"]:
-        if arm["domain"] in arm["on"] and arm["scenario"] == "I":
-            gains.setdefault(queries_of(arm), []).append(f"{spoken(arm['domain'])} {span(arm['on'][arm['domain']])}")
+    for arm in study["own"]:
+        gains.setdefault(queries_of(arm), []).append(f"{spoken(arm['domain'])} {span(arm['on'][arm['domain']])}")
     learnt = [f"from {whose}: {', '.join(changes)}" for whose, changes in gains.items()]
     return "; ".join(
         [*parts, *([f"change on a draft's own domain, learnt {'; '.join(learnt)}"] if learnt else []), *live_in_short()]
@@ -325,26 +327,33 @@ def mixing_in_words() -> str:
 def shipped_in_words() -> str:
     """What the draft that ships gains in domains that it never saw, of what their own drafts gain."""
     said = []
-    for name, found in load(STUDY)["beside"].items():
-        for one in found:
-            if name != "mixed" and one["on"] == one["domain"] != "at":
-                of_own = f"its own draft of {one['answers']['alone']} answers {span(one['alone'])}"
-                said.append(f"on {spoken(one['on'])} `{name}` changes it by {span(one['draft'])}, {of_own}")
+    for one in load(STUDY)["beside"].get("distilled_more", []):
+        if one["on"] == one["domain"] != "at":
+            of_own = f"its own draft of {one['answers']['alone']} answers {span(one['alone'])}"
+            said.append(f"on {spoken(one['on'])} `distilled_more` changes it by {span(one['draft'])}, {of_own}")
     return f"Mean Σ min(p, q) of domains that were not learnt: {'; '.join(said)}." if said else "Not asked so far."
 
 
 def next_in_words() -> str:
-    """Whether the draft that learns calls too should ship, by the page's rule."""
-    found = {one["on"]: one for one in load(STUDY)["next"]}
-    if not {"at", "biology", "function_calling", "general"} <= found.keys():
-        return "Not asked so far."
+    """Whether a draft that goes on from another should ship in its stead, by the page's rule, of each that was measured."""
+    said = []
+    for name, rows in load(STUDY)["next"].items():
+        found = {one["on"]: one for one in rows}
+        if {"at", "biology", "function_calling", "general"} <= found.keys():
+            said.append(ships(name, found))
+    return "\n\n".join(said) or "Not asked so far."
+
+
+def ships(name: str, found: dict[str, dict]) -> str:
+    """`found`: test set → the draft beside the one that it might replace."""
+    before = found["general"]["own"]
     kept = all(one["apart"]["mean"] >= -LITTLE for test, one in found.items() if test != "function_calling")
     rule = kept and verdict(found["function_calling"]["apart"]) == "raised"
     parts = [
-        f"on {spoken(test)} {span(one['draft'])} over the base draft, {span(one['apart'])} over `distilled_more`"
+        f"on {spoken(test)} {span(one['draft'])} over the base draft, {span(one['apart'])} over `{before}`"
         for test, one in found.items()
     ]
-    said = f"**`with_calls` {'should' if rule else 'should not'} ship instead of `distilled_more`, by the rule above**"
+    said = f"**`{name}` {'should' if rule else 'should not'} ship instead of `{before}`, by the rule above**"
     return f"{said}: {'; '.join(parts)}."
 
 
@@ -388,12 +397,52 @@ def single_in_words(arms: list[dict]) -> list[str]:
 # --- more data --------------------------------------------------------------------------------------------------------
 
 
+def larger_drafts() -> list[dict]:
+    """The drafts of one domain at 125 to 500 answers, of this study's loss."""
+    study = load(STUDY)
+    loss = study["conditions"]["loss"]
+    return [arm for arm in study["arms"] if arm["folder"] == str(LARGER) and arm["loss"] == loss and arm["name"] not in SHIPPED]
+
+
+def larger() -> str:
+    """Drafts of 125 to 500 answers on every test set that they met."""
+    rows = []
+    for arm in sorted(larger_drafts(), key=lambda arm: (label(arm), arm["answers"])):
+        cells = [span(arm["on"][domain]) if domain in arm["on"] else NONE_YET for domain in TESTS if domain != "chinese"]
+        rows.append([label(arm), str(arm["answers"]), *cells])
+    if not rows:
+        return "No draft of so many answers is measured so far."
+    return table(["draft", "answers", *(spoken(domain) for domain in TESTS if domain != "chinese")], rows)
+
+
+def larger_in_words() -> str:
+    """What is forgotten at larger budgets, by the page's rule."""
+    general = [arm for arm in larger_drafts() if "general" in arm["on"]]
+    if not general:
+        return "Nothing is measured at larger budgets so far."
+    forgot = [f"{label(arm)} of {arm['answers']}" for arm in general if verdict(arm["on"]["general"]) == "lowered"]
+    calls = [arm for arm in general if arm["domain"] == "function_calling"]
+    changes = ", ".join(f"{label(arm)} of {arm['answers']} {span(arm['on']['general'])}" for arm in calls)
+    return (
+        f"**At {min(arm['answers'] for arm in general)} answers and more, in steps of four, "
+        f"{'these forget: ' + ', '.join(forgot) if forgot else 'no draft forgets'}**: on "
+        f"{general[0]['on']['general']['prompts']} general prompts {changes}."
+    )
+
+
+def series(one: dict, found: list[dict]) -> str:
+    """The name of a line in the figure: its domain, and its passes where the domain has several."""
+    several = sum(other["domain"] == one["domain"] for other in found) > 1
+    return f"{spoken(one['domain'])}, {count_passes(one['passes'])}" if several else spoken(one["domain"])
+
+
 def draw_scaling() -> Figure:
     found = load(STUDY)["scaling"]
     if not found:
         raise FileNotFoundError(2, "no two sizes", str(HERE / "drafts"))
     figure, (panel,) = new_figure(6, 3.5)
-    for number, (domain, points) in enumerate(found.items()):
+    for number, one in enumerate(found):
+        points = one["points"]
         sizes = [one["answers"] for one in points]
         means = [one["mean"] for one in points]
         bounds = [one["interval"] or [one["mean"]] * 2 for one in points]
@@ -401,7 +450,7 @@ def draw_scaling() -> Figure:
             [middle - low for middle, (low, _) in zip(means, bounds, strict=True)],
             [high - middle for middle, (_, high) in zip(means, bounds, strict=True)],
         ]
-        panel.errorbar(sizes, means, yerr=bars, capsize=3, label=spoken(domain), **point(number))
+        panel.errorbar(sizes, means, yerr=bars, capsize=3, label=series(one, found), **point(number))
     zero_line(panel, horizontal=True)
     panel.set(xlabel="answers trained on", ylabel="change of mean Σ min(p, q)", xscale="log")
     panel.legend()
@@ -413,8 +462,9 @@ def scaling() -> str:
     if not found:
         return "No domain has drafts of two sizes so far."
     lines = []
-    for domain, points in found.items():
-        lines.append(f"{spoken(domain)}: " + ", ".join(f"{one['answers']} answers {span(one)}" for one in points))
+    for one in found:
+        sizes = ", ".join(f"{size['answers']} answers {span(size)}" for size in one["points"])
+        lines.append(f"{series(one, found)}: {sizes}")
     return picture(
         SCALING, OWN, f"Change of mean Σ min(p, q) on a draft's own domain by the answers trained on. {'; '.join(lines)}."
     )
@@ -448,14 +498,15 @@ def data() -> str:
 def queries() -> str:
     """What generate_queries.py drew for scenario III: the filters, and the mix of what came."""
     rows, mixes = [], []
-    for file in sorted(QUERIES.parent.glob(QUERIES.name)):
+    few, more = (sorted(folder.glob(QUERIES.name)) for folder in (QUERIES.parent, LARGER))
+    for file in few + more:
         found = load(file)
         domain = spoken(found["conditions"]["domain"])
         dropped = ", ".join(f"{reason} {count}" for reason, count in found["dropped"].items()) or "none"
         lengths = found["mix"]["characters"]
         cells = [str(found["draws"]), str(found["usable"]), dropped, f"{lengths['median']:.0f}", str(found["mix"]["questions"])]
         rows.append([domain, *cells])
-        for name in ("first two words", "words of five letters or more, by prompts"):
+        for name in ("first two words", "words of five letters or more, by prompts") if file in (more or few) else ():
             commonest = ", ".join(f"{words} {count}" for words, count in found["mix"][name].items())
             mixes.append(f"- {domain}, commonest {name}: {commonest}")
     if not rows:
@@ -514,7 +565,7 @@ def live_in_short() -> list[str]:
 def speed() -> str:
     """Live, a row a draft and domain: tokens a second against the base draft's on the same prompts, of each run."""
     rows, found = [], []
-    for file in (LIVE, LIVE_CALLS):
+    for file in (LIVE, LIVE_CALLS, LIVE_SHIPPED):
         headers, ratios = live_ratios(file) if file.exists() else ([], [])
         found += headers
         for draft, domain, ratio in ratios:
@@ -540,6 +591,8 @@ OWN_PARTS: dict[str, Part] = {
     "shipped in words": shipped_in_words,
     "next in words": next_in_words,
     "figure scaling": scaling,
+    "larger": larger,
+    "larger in words": larger_in_words,
     "expected": expected,
     "data": data,
     "queries": queries,
