@@ -219,14 +219,52 @@ def test_larger_budgets_are_no_row_of_the_square_and_one_of_their_own(folder, mo
     large["on"] = {name: {**change, "prompts": 120} for name, change in more["on"].items()}
     assert [row["name"] for row in square([users, large])] == ["users"]
     assert [row["name"] for row in own_drafts([users, more, large])] == ["biology_users_120"], "more prompts"
-    monkeypatch.setattr(tables, "load", lambda file: {"arms": [users, large], "conditions": {"loss": analysis.LOSS}})
+    crossed = [{"on": "at", "apart": {"mean": -0.01, "interval": [-0.02, -0.005]}}]
+    conditions = {"loss": analysis.LOSS, "larger": str(analysis.LARGER)}
+    study = {"arms": [users, large], "conditions": conditions, "crossed": crossed}
+    monkeypatch.setattr(tables, "load", lambda file: study)
     assert tables.larger().count("| biology I |") == 1 and "| biology I | 120 | not measured | +0.0" in tables.larger()
-    assert "these forget: biology I of 120**: on 120 general prompts" in tables.larger_in_words()
+    assert "these forget: biology I of 120**, on 120 general prompts. Biology's" in tables.larger_in_words()
+    assert tables.larger_in_words().endswith("AT's of as many: -0.0100 (-0.0200 to -0.0050) on AT.")
     large["on"]["general"] = {**large["on"]["general"], "interval": [-0.1, 0.1]}
     assert "no draft forgets" in tables.larger_in_words()
-    monkeypatch.setattr(tables, "load", lambda file: {"arms": [users], "conditions": {"loss": analysis.LOSS}})
+    monkeypatch.setattr(tables, "load", lambda file: {"arms": [users], "conditions": conditions})
     assert tables.larger_in_words() == "Nothing is measured at larger budgets so far."
     assert tables.larger() == "No draft of so many answers is measured so far."
+
+
+def test_what_hangs_on_the_loss_is_said_of_all_domains_where_both_losses_have_them():
+    def asked(**ratios: float) -> dict:
+        sides = {name: {"levels": {"ratio": at, "interval": [at - 0.01, at + 0.01]}} for name, at in ratios.items()}
+        return {"domains": {name: one for name, one in sides.items() if name != "together"}, "together": sides["together"]}
+
+    kl, tvdpp = (f"{tables.WHITE_BOX}, by {loss}" for loss in ("KL", "TVD++"))
+    claims = {kl: asked(at=0.95, biology=0.9, together=0.92), tvdpp: asked(at=1.1, biology=1.05, together=1.08)}
+    said = "by KL 0.920 (0.910 to 0.930), by TVD++ 1.080 (1.070 to 1.090) on AT and biology"
+    assert tables.by_the_loss(claims) == said
+    claims[kl] = asked(at=0.95, biology=1.2, together=1.1)
+    assert tables.by_the_loss(claims) == "", "over all domains both lie above 1"
+    claims[kl] = asked(biology=0.9, at=0.95, together=0.92)
+    del claims[tvdpp]["domains"]["biology"]
+    assert tables.by_the_loss(claims).endswith(" on AT"), "where both were asked"
+    assert tables.by_the_loss({}) == ""
+
+
+def test_losses_are_compared_within_one_folder(folder):
+    arms = measured(folder(["kl", "nll", "users"]))
+    two = [{**arm, "folder": "larger", "answers": 250} for arm in arms if arm["loss"] in ("kl", "nll")]
+    (rows,) = white_box_losses(two + arms, seed=0).values()
+    assert [row["loss"] for row in rows] == ["kl", analysis.LOSS] and {tuple(row["answers"]) for row in rows} == {(40, 40)}
+
+
+def test_the_rule_on_chinese(monkeypatch):
+    arm = {"name": tables.CHINESE, "on": {"chinese": {"mean": 0.02, "interval": [0.01, 0.03], "prompts": 120}}}
+    monkeypatch.setattr(tables, "load", lambda file: {"arms": [arm]})
+    assert "draft can learn Chinese" in tables.chinese_in_words() and "+0.0200 (" in tables.chinese_in_words()
+    arm["on"]["chinese"]["interval"] = [-0.01, 0.05]
+    assert "was not shown to be able to learn Chinese" in tables.chinese_in_words()
+    del arm["on"]["chinese"]
+    assert tables.chinese_in_words() == "Not asked so far."
 
 
 def test_two_lines_of_one_domain_are_told_apart_by_their_passes():
@@ -443,7 +481,7 @@ def test_with_everything_measured_the_page_says_all(cli, page):
     assert "40 answers +0.0" in part(own, "figure scaling") and "](figures/scaling.png)" in part(own, "figure scaling")
     assert "| biology | 96 | 64 | too short 20, near another query 12 | 41 | 60 |" in part(own, "queries")
     assert "- biology, commonest first two words: how do 40, what is 20" in part(own, "queries")
-    assert part(own, "arms").count("| biology I | nll | offline | 40 |") == 2
+    assert part(own, "arms").count("| biology I | nll | offline | 40 | 2 |") == 2
     assert part(own, "by loss").index("| `kl` | biology | 40 | 20 |") < part(own, "by loss").index(f"| `{analysis.LOSS}` |")
     assert "40 biology answers in 2 passes +0.0" in part(own, "expected") and "120 biology answers" in part(own, "expected")
     row = part(front, "row domains")

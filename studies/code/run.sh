@@ -2,13 +2,12 @@
 # Study 3, every command in order. Each resumes where it was stopped, and a larger EACH adds prompts to what is measured. The drafts'
 # weights are not in the repository: to measure again, move drafts/ and results/ of this study away first.
 #
-#   bash studies/code/run.sh         40 prompts a language, drafts of 64 texts and of all, then live runs by themselves
+#   bash studies/code/run.sh         on two cores: 16 prompts a language, drafts of 64 texts, then live runs by themselves
+#   bash studies/code/run.sh all     with a GPU: all 40 prompts a language, drafts of all texts; then their live run, on two cores
 #   bash studies/code/run.sh rates   Table 2b, in float32: for a machine without bf16 units, for a folder holds one data type
-#   EACH=8 bash studies/code/run.sh  for two cores: the first eight a language; hours without the drafts of all texts, a day with them
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-each=${EACH:-40}
-first=$((each < 16 ? each : 16)) # of a language, for the drafts of 64 texts
+each=${EACH:-16} # at least eight
 results=studies/code/results texts=studies/code/answers drafts=studies/code/drafts
 answers="--raw --max-new-tokens 128 --batch-size 30 --pair qwen-coder"
 family="--pair qwen-coder --max-new-tokens 128 --answers $results/answers.jsonl --results-dir $results/qwen-coder"
@@ -43,48 +42,56 @@ if [ "${1:-}" = rates ]; then # --- the text or the rate (Table 2b), on three pr
   exit
 fi
 
+if [ "${1:-}" = all ]; then # --- all texts and all prompts (half a minute to two a training on an H200, several at once) ---
+  mkdir -p $results $texts
+  grep -v '"language": "javascript"' domains/code_test.jsonl > $results/prompts.jsonl
+  cat domains/natural_language.jsonl >> $results/prompts.jsonl
+  { tail -n +193 $results/prompts.jsonl | head -n 288; tail -n +49 domains/natural_language.jsonl; } > $results/prompts-more.jsonl
+  many="--raw --max-new-tokens 128 --pair qwen-coder"
+  python generate_answers.py $many --batch-size 120 --prompts $results/prompts.jsonl --output $results/answers.jsonl
+  python evaluate_acceptance.py paired $foreign --prompts $results/prompts.jsonl --drafts base
+  $human --output $texts/human-all.jsonl --prompts $texts/prompts-all.jsonl
+  $human --mix balanced --output $texts/human-balanced-all.jsonl
+  $human --repeat zig=4 --output $texts/human-worst-all.jsonl
+  python generate_answers.py $many --batch-size 135 --top-probs 128 --prompts $texts/prompts-all.jsonl --output $texts/distilled-all.jsonl
+  for draft in human-all human-balanced-all human-worst-all; do
+    distill $draft --learning-rate 3e-5 --keep-rank 32 --loss nll --answers $texts/$draft.jsonl
+  done
+  distill distilled-all --learning-rate 3e-5 --keep-rank 32 --answers $texts/distilled-all.jsonl
+  distill distilled-all-3 --learning-rate 3e-5 --passes 3 --keep-rank 32 --answers $texts/distilled-all.jsonl
+  distill distilled-all-1e-4 --learning-rate 1e-4 --keep-rank 32 --answers $texts/distilled-all.jsonl
+  python evaluate_acceptance.py paired $family --prompts $results/prompts.jsonl --drafts base human-all=$drafts/human-all \
+    distilled-all=$drafts/distilled-all
+  python evaluate_acceptance.py paired $family --prompts $results/prompts-more.jsonl --drafts base \
+    human-balanced-all=$drafts/human-balanced-all human-worst-all=$drafts/human-worst-all \
+    distilled-all-3=$drafts/distilled-all-3 distilled-all-1e-4=$drafts/distilled-all-1e-4
+  head -n 24 $results/prompts.jsonl > $results/prompts-live.jsonl
+  python evaluate_acceptance.py live --pair qwen-coder --backend int8 --raw --max-new-tokens 128 --seeds 1 --k 2 \
+    --prompts $results/prompts-live.jsonl --results-dir $results/qwen-coder/live-k2-all --drafts base \
+    human-all=$drafts/human-all distilled-all=$drafts/distilled-all
+  python -m studies.code.analysis
+  python -m studies.code.tables
+  exit
+fi
+
 # --- the prompts: the languages take turns in the file, so its first lines are EACH of each (JavaScript is in no table) ---
 mkdir -p $results $texts
 grep -v -m $((12 * each)) '"language": "javascript"' domains/code_test.jsonl > $results/prompts.jsonl
 head -n $((3 * each)) domains/natural_language.jsonl >> $results/prompts.jsonl # of three kinds
-{ head -n $((12 * first)) $results/prompts.jsonl; head -n $((3 * first)) domains/natural_language.jsonl; } > $results/prompts-16.jsonl
 
 # --- the verifier's completions, which serve both pairs, and the base drafts on them ---
 python generate_answers.py $answers --prompts $results/prompts.jsonl --output $results/answers.jsonl
 python evaluate_acceptance.py paired $family --prompts $results/prompts.jsonl --drafts base
 python evaluate_acceptance.py paired $foreign --prompts $results/prompts.jsonl --drafts base
 
-# --- the draft that decides, and the verifier's completions of the same prompts ---
+# --- drafts of 64 texts: human code, and the verifier's completions of the same prompts ---
 rate="--learning-rate 3e-5" # at ten times as much even the draft that the verifier taught lost acceptance (Table 2b)
 $human $some --output $texts/human.jsonl --prompts $texts/prompts.jsonl
 distill human $rate $learnt --loss nll --answers $texts/human.jsonl
 python generate_answers.py $answers --top-probs 128 --prompts $texts/prompts.jsonl --output $texts/distilled.jsonl
 distill distilled $rate $learnt --answers $texts/distilled.jsonl
-python evaluate_acceptance.py paired $family --prompts $results/prompts-16.jsonl --drafts base human=$drafts/human \
+python evaluate_acceptance.py paired $family --prompts $results/prompts.jsonl --drafts base human=$drafts/human \
   distilled=$drafts/distilled
-
-# --- all texts in one pass: half a minute a training on a GPU, where they were made and met the prompts behind the first 16 ---
-$human --output $texts/human-all.jsonl --prompts $texts/prompts-all.jsonl
-distill human-all $rate --keep-rank 32 --loss nll --answers $texts/human-all.jsonl
-python generate_answers.py --raw --max-new-tokens 128 --batch-size 135 --pair qwen-coder --top-probs 128 \
-  --prompts $texts/prompts-all.jsonl --output $texts/distilled-all.jsonl
-distill distilled-all $rate --keep-rank 32 --answers $texts/distilled-all.jsonl
-python evaluate_acceptance.py paired $family --prompts $results/prompts.jsonl --drafts base human-all=$drafts/human-all \
-  distilled-all=$drafts/distilled-all
-
-if [ "$each" -ge 40 ]; then # --- more drafts of all texts, on the prompts behind the first 16; where a GPU is ---
-  $human --mix balanced --output $texts/human-balanced-all.jsonl
-  $human --repeat zig=4 --output $texts/human-worst-all.jsonl
-  distill human-balanced-all $rate --keep-rank 32 --loss nll --answers $texts/human-balanced-all.jsonl
-  distill human-worst-all $rate --keep-rank 32 --loss nll --answers $texts/human-worst-all.jsonl
-  distill distilled-all-3 $rate --passes 3 --keep-rank 32 --answers $texts/distilled-all.jsonl
-  distill distilled-all-1e-4 --learning-rate 1e-4 --keep-rank 32 --answers $texts/distilled-all.jsonl
-  sed -n 193,480p $results/prompts.jsonl > $results/prompts-more.jsonl
-  sed -n 49,120p domains/natural_language.jsonl >> $results/prompts-more.jsonl
-  python evaluate_acceptance.py paired $family --prompts $results/prompts-more.jsonl --drafts base \
-    human-balanced-all=$drafts/human-balanced-all human-worst-all=$drafts/human-worst-all \
-    distilled-all-3=$drafts/distilled-all-3 distilled-all-1e-4=$drafts/distilled-all-1e-4
-fi
 
 # --- balanced over the languages, and half of the text of the one that is furthest behind, Zig; on eight prompts a language ---
 { head -n 96 $results/prompts.jsonl; head -n 24 domains/natural_language.jsonl; } > $results/prompts-8.jsonl
@@ -110,8 +117,6 @@ head -n 24 $results/prompts.jsonl > $results/prompts-live.jsonl
 live="--pair qwen-coder --backend int8 --raw --max-new-tokens 128 --seeds 1 --prompts $results/prompts-live.jsonl"
 python evaluate_acceptance.py live $live --k 2 --results-dir $results/qwen-coder/live-k2 --drafts base human=$drafts/human \
   distilled=$drafts/distilled
-python evaluate_acceptance.py live $live --k 2 --results-dir $results/qwen-coder/live-k2-all --drafts base \
-  human-all=$drafts/human-all distilled-all=$drafts/distilled-all
 for k in 1 4 8 16 32; do
   python evaluate_acceptance.py live $live --k $k --results-dir $results/qwen-coder/live-k$k --drafts base
 done

@@ -66,7 +66,6 @@ APART = {  # from human code to the verifier's probabilities, one change at a ti
 MORE = {"human code": (DECIDES, "human"), "the verifier's completions": (TAUGHT, "distilled")}  # all texts, 64 of them
 LONGER = {"three passes instead of one": "distilled-all-3", "a rate of 1e-4 instead of 3e-5": "distilled-all-1e-4"}  # of TAUGHT
 GAPS = (DECIDES, TAUGHT)  # the tuned drafts of Table 3 and of the figure by language
-OTHER_GAPS = (TAUGHT, "distilled-all-3", "human-balanced-all", "human-worst-all", "human-balanced", "human-worst")  # in a sentence
 LIVE_TUNED = [HERE / "results" / FAMILY / folder / "live.jsonl" for folder in ("live-k2", "live-k2-all")]
 NOT_HERE, NOT_YET = "not measured here", "not measured yet"
 
@@ -599,7 +598,9 @@ def other_gaps() -> str:
     """The low group's change by overlap with the other trainings, "" where none was measured."""
     found = pair()
     parts = []
-    for draft in OTHER_GAPS:
+    for draft in tuned(found):
+        if draft == DECIDES:
+            continue
         change = (found.get("disparity_changes", {}).get(draft) or {}).get("overlap")
         low = change["by_group"].get("low") if change else None
         if low:

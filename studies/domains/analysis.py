@@ -28,8 +28,8 @@ from specdec.report import load
 from specdec.terminal import Problem, put_json, run, say
 
 HERE = Path("studies/domains")
-# Study 2's arms are trained on AT prompts: what they say of the claims is theirs to say here too.
 LARGER = HERE / "results/whole"  # 125 to 500 answers, all test prompts
+# Study 2's arms are trained on AT prompts: what they say of the claims is theirs to say here too.
 FOLDERS = (HERE / "results", HERE / "results/same_family", LARGER, Path("studies/distillation/results"))
 FIRST_LOSS = "kl"  # the white-box loss that was fixed first, before two drafts of a claim were measured; the paper's
 LOSS = "tvdpp_position"  # that of this study's arms, since study 2's losses had been compared held out
@@ -44,10 +44,10 @@ SCENARIOS = {  # the source of a training prompt → the scenario of the paper
 }
 USUAL = (False, 128, None, 42)  # what this study's drafts have: not all weights, but this rank; no adapter before; random seed
 ALONE = {"at": "at_pairs", "biology": "biology_users", "function_calling": "function_calling_users"}  # domain → its draft
-MIXED, SHIPPED = "mixed", "distilled_more"  # the draft of all three domains; that of AT and general prompts
+MIXED, FIRST_SHIPPED = "mixed", "distilled_more"  # the draft of all three domains; that of AT and general prompts
 ALL_TEXTS = "everything"  # of LARGER: that of all three domains and general prompts
 NEXT = {  # a draft that goes on from another → the one that it might replace, and where both were measured
-    "with_calls": (SHIPPED, HERE / "results"),  # learnt what MIXED did
+    "with_calls": (FIRST_SHIPPED, HERE / "results"),  # learnt what MIXED did
     "with_everything": ("with_calls", LARGER),
 }
 DOMAINS = ("at", "biology", "function_calling", "chinese")
@@ -247,18 +247,26 @@ def claims(arms: list[dict], seed: int) -> dict[str, dict]:
 
 
 def white_box_losses(arms: list[dict], seed: int) -> dict[str, list[dict]]:
-    """Domain → the ratios over black-box of each white-box loss trained as `nll` was; FIRST_LOSS first, then rising."""
-    losses = sorted({arm["loss"] for arm in arms} - {BLACK_BOX})
+    """Domain → the ratios over black-box of each white-box loss trained as `nll` was; FIRST_LOSS first, then rising.
+
+    Of one folder, that of most losses: losses are compared at equal answers, on equal prompts.
+    """
     result: dict[str, list[dict]] = {}
     for domain in DOMAINS:
-        rows = []
-        for loss in losses:
-            if found := compared(arms, ("loss", loss, BLACK_BOX), domain):
-                drafts, values = found
-                rows.append({"loss": loss, **ratios(values, seed), **drafts})
-        if rows:
-            result[domain] = sorted(rows, key=lambda row: (row["loss"] != FIRST_LOSS, row["levels"]["ratio"]))
+        for folder in dict.fromkeys(arm["folder"] for arm in arms):
+            rows = losses_over_black_box([arm for arm in arms if arm["folder"] == folder], domain, seed)
+            if len(rows) > len(result.get(domain, [])):
+                result[domain] = rows
     return result
+
+
+def losses_over_black_box(arms: list[dict], domain: str, seed: int) -> list[dict]:
+    rows = []
+    for loss in sorted({arm["loss"] for arm in arms} - {BLACK_BOX}):
+        if found := compared(arms, ("loss", loss, BLACK_BOX), domain):
+            drafts, values = found
+            rows.append({"loss": loss, **ratios(values, seed), **drafts})
+    return sorted(rows, key=lambda row: (row["loss"] != FIRST_LOSS, row["levels"]["ratio"]))
 
 
 # --- the square, and more data ----------------------------------------------------------------------------------------
@@ -283,7 +291,7 @@ def all_changes(arms: list[dict], seed: int) -> list[dict]:
 
 def square(changes: list[dict]) -> list[dict]:
     """The rows of the heat map: of each domain and scenario the offline arm of LOSS that was measured on most test sets; none
-    that goes on from another draft, and none of LARGER, whose scenarios II and III met two test sets alone.
+    that goes on from another draft, and none of LARGER: its rows are of about one budget, on the same prompts.
 
     Of equals the one with most answers.
     """
@@ -334,7 +342,7 @@ def scaling(changes: list[dict]) -> list[dict]:
             group.sort(key=lambda arm: arm["answers"])
             points = [{"answers": arm["answers"], **arm["on"][domain]} for arm in group]
             found.append({"domain": domain, "passes": group[0]["passes"], "points": points})
-    return sorted(found, key=lambda one: DOMAINS.index(one["domain"]))
+    return sorted(found, key=lambda one: (one["domain"], one["passes"]))
 
 
 # --- one draft of several domains -------------------------------------------------------------------------------------
@@ -429,8 +437,9 @@ def main() -> None:
     arms = [arm for folder in FOLDERS for arm in measured(folder)]
     changes = all_changes(arms, args.seed)
     used = sorted({Path(arm["folder"]) for arm in arms})
+    settings = {"first_loss": FIRST_LOSS, "loss": LOSS, "seed": args.seed, "larger": str(LARGER)}
     result = {
-        **provenance({"first_loss": FIRST_LOSS, "loss": LOSS, "seed": args.seed, "folders": [str(folder) for folder in used]}),
+        **provenance({**settings, "folders": [str(folder) for folder in used]}),
         "measured": environments(used),
         "claims": claims(arms, args.seed),
         "losses": white_box_losses(arms, args.seed),
@@ -439,9 +448,10 @@ def main() -> None:
         "scaling": scaling(changes),
         "own": own_drafts(changes),
         "beside": {
-            **{name: beside(arms, name, HERE / "results", args.seed) for name in (MIXED, SHIPPED)},
+            **{name: beside(arms, name, HERE / "results", args.seed) for name in (MIXED, FIRST_SHIPPED)},
             ALL_TEXTS: beside(arms, ALL_TEXTS, LARGER, args.seed, "_250"),
         },
+        "crossed": against(arms, "biology_users_250", "at_pairs_250", LARGER, ("at", "biology"), args.seed),
         "next": {
             name: against(arms, name, other, folder, (*ALONE, "general"), args.seed) for name, (other, folder) in NEXT.items()
         },

@@ -2,11 +2,11 @@
 # Study 1, every command in order. Part 1 was measured in float32, with its time on two cores without bf16 units (100 GFLOP/s), where
 # an answer of up to 200 tokens takes the verifier 13 s; from part 2 on in bf16, with its time on two cores that have them, where it
 # takes 3 s. One folder holds rows of one data type. Each command resumes where it was stopped; `bash studies/domains/run.sh 2` ends
-# behind part 2. The drafts' weights are not in the repository: to measure again, move drafts/ and results/ of this study away first
+# behind part 2, as without a number it does behind part 5: part 6 is for a GPU, part 7 needs its draft. The drafts' weights are not in the repository: to measure again, move drafts/ and results/ of this study away first
 # (and of part 1 the tvdpp_position_16 and _32 of study 2).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-last=${1:-6}
+last=${1:-5}
 here=studies/domains
 answers=$here/answers queries=$here/queries drafts=$here/drafts results=$here/results
 study2=studies/distillation
@@ -178,47 +178,46 @@ python evaluate_acceptance.py report --results-dir $results/same_family
 pages
 if [ "$last" -le 5 ]; then exit; fi
 
-# --- part 6: larger budgets, on a GPU (10 minutes on an H200, several commands at once): in one pass 125, 250 and 500 answers, each drawn from the next, for a larger
-# --- --limit adds the next prompts of the drawn order to a file; 250 answers for every other arm ---
+# --- part 6: larger budgets, for a GPU (seven minutes of an H200, up to 14 of these commands at once). In one pass 125, 250 and 500
+# --- answers, each number drawn from the next (a larger --limit adds prompts to a file), and 250 answers for every other arm ---
 learn() { # NAME, then options
   [ -e "$drafts/whole_$1/metrics.json" ] || python train_distill.py $pair --output-dir "$drafts/whole_$1" --restart "${@:2}"
 }
+met() { # TEST SET, ANSWERS, then drafts
+  local named=""
+  for draft in "${@:3}"; do named="$named $draft=$drafts/whole_$draft"; done
+  python evaluate_acceptance.py paired $pair --results-dir $results/whole --prompts domains/$1.jsonl --answers $whole/$2.jsonl \
+    --drafts base distilled_more=adapters/distilled_more with_calls=adapters/with_calls $named
+}
 whole=$answers/whole
-generate="python generate_answers.py $pair --top-probs 128 --batch-size 70"
+long="python generate_answers.py $pair --top-probs 128 --batch-size 70" short="python generate_answers.py $pair --top-probs 128 --batch-size 140"
 for number in 140 280 560; do
-  for domain in biology function_calling; do
-    $generate --prompts domains/${domain}_users.jsonl --limit $number --output $whole/${domain}_users.jsonl
-  done
+  $short --prompts domains/biology_users.jsonl --limit $number --output $whole/biology_users.jsonl
+  $long --prompts domains/function_calling_users.jsonl --limit $number --output $whole/function_calling_users.jsonl
 done
-$generate --prompts dpo_clean.jsonl --limit 280 --output $whole/at_pairs.jsonl
-$generate --prompts domains/general_train.jsonl --limit 280 --output $whole/general.jsonl
-$generate --prompts domains/biology_exam.jsonl --limit 280 --output $whole/biology_exam.jsonl
-$generate --prompts domains/function_calling_curated.jsonl --limit 280 --output $whole/function_calling_curated.jsonl
-for domain in biology function_calling at; do
-  python generate_queries.py $pair --domain $domain --draws 770 --batch-size 110 --output $queries/whole/$domain.jsonl \
-    --json $results/whole/queries_$domain.json
-  $generate --prompts $queries/whole/$domain.jsonl --limit 280 --output $whole/${domain}_synthetic.jsonl
+$short --prompts dpo_clean.jsonl --limit 280 --output $whole/at_pairs.jsonl
+$short --prompts domains/general_train.jsonl --limit 280 --output $whole/general.jsonl
+$short --prompts domains/biology_exam.jsonl --limit 280 --output $whole/biology_exam.jsonl
+$long --prompts domains/function_calling_curated.jsonl --limit 280 --output $whole/function_calling_curated.jsonl
+write="python generate_queries.py $pair --draws 770"
+$write --domain function_calling --batch-size 110 --output $queries/whole/function_calling.jsonl --json $results/whole/queries_function_calling.json
+for domain in biology at; do
+  $write --domain $domain --batch-size 260 --output $queries/whole/$domain.jsonl --json $results/whole/queries_$domain.json
+  $short --prompts $queries/whole/$domain.jsonl --limit 280 --output $whole/${domain}_synthetic.jsonl
 done
+$long --prompts $queries/whole/function_calling.jsonl --limit 280 --output $whole/function_calling_synthetic.jsonl
 python generate_answers.py $pair --batch-size 60 --prompts domains/function_calling_test.jsonl --output $whole/test_calls.jsonl
 python generate_answers.py $pair --batch-size 180 --prompts domains/biology_test.jsonl domains/at.jsonl domains/general.jsonl \
   --output $whole/test.jsonl
-measured="base distilled_more=adapters/distilled_more with_calls=adapters/with_calls"
 for draft in biology_users function_calling_users at_pairs biology_synthetic function_calling_synthetic at_synthetic biology_exam \
   function_calling_curated; do
   learn ${draft}_250 --answers $whole/$draft.jsonl --limit 250
-  measured="$measured ${draft}_250=$drafts/whole_${draft}_250"
 done
 for draft in biology_users function_calling_users at_pairs; do
-  for loss in nll kl; do
-    learn ${draft}_250_$loss --answers $whole/$draft.jsonl --limit 250 --loss $loss
-    measured="$measured ${draft}_250_$loss=$drafts/whole_${draft}_250_$loss"
-  done
+  for loss in nll kl; do learn ${draft}_250_$loss --answers $whole/$draft.jsonl --limit 250 --loss $loss; done
 done
 for draft in biology_users function_calling_users; do
-  for size in 125 500; do
-    learn ${draft}_$size --answers $whole/$draft.jsonl --limit $size
-    measured="$measured ${draft}_$size=$drafts/whole_${draft}_$size"
-  done
+  for size in 125 500; do learn ${draft}_$size --answers $whole/$draft.jsonl --limit $size; done
 done
 # the first 280 answers of each, about 250 behind what is held out
 mkdir -p $whole/everything
@@ -226,13 +225,22 @@ for domain in biology function_calling; do head -n 282 $whole/${domain}_users.js
 everything="$whole/everything/biology_users.jsonl $whole/everything/function_calling_users.jsonl $whole/at_pairs.jsonl $whole/general.jsonl"
 learn everything --keep-rank 64 --answers $everything
 learn with_everything --adapter-path adapters/distilled_more --learning-rate 3e-4 --answers $everything
-measured="$measured everything=$drafts/whole_everything with_everything=$drafts/whole_with_everything"
-measure="python evaluate_acceptance.py paired $pair --results-dir $results/whole --drafts $measured"
-$measure --answers $whole/test_calls.jsonl --prompts domains/function_calling_test.jsonl
-$measure --answers $whole/test.jsonl --prompts domains/biology_test.jsonl domains/at.jsonl domains/general.jsonl
+all="everything with_everything"
+met function_calling_test test_calls function_calling_users_125 function_calling_users_250 function_calling_users_500 $all \
+  function_calling_synthetic_250 function_calling_curated_250 function_calling_users_250_nll function_calling_users_250_kl \
+  biology_users_250 at_pairs_250
+met biology_test test biology_users_125 biology_users_250 biology_users_500 biology_synthetic_250 biology_exam_250 \
+  biology_users_250_nll biology_users_250_kl $all function_calling_users_250 at_pairs_250
+met at test at_pairs_250 at_synthetic_250 at_pairs_250_nll at_pairs_250_kl $all function_calling_users_250 biology_users_250
+met general test function_calling_users_250 function_calling_users_500 function_calling_synthetic_250 function_calling_curated_250 \
+  function_calling_users_250_nll biology_users_250 biology_users_500 biology_synthetic_250 biology_exam_250 at_pairs_250 \
+  at_synthetic_250 $all
 python evaluate_acceptance.py report --results-dir $results/whole
+pages
+if [ "$last" -le 6 ]; then exit; fi
+
+# --- part 7: the draft that ships, live on two cores with nothing beside it (12 minutes) ---
 [ -e adapters/with_everything ] || cp -r $drafts/whole_with_everything adapters/with_everything
-# on two cores, with nothing beside it (20 minutes)
 live="python evaluate_acceptance.py live $pair --backend int8 --k 2 --seeds 1 --no-baseline --max-new-tokens 64"
 shipped="distilled_more=adapters/distilled_more with_calls=adapters/with_calls with_everything=adapters/with_everything"
 $live --per-type 6 --results-dir $results/live-shipped --prompts domains/function_calling_test.jsonl --drafts base $shipped

@@ -6,6 +6,7 @@ python -m studies.domains.tables --check    exits 1 if a page and the results di
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 HERE = Path("studies/domains")
 FRONT, OWN = Path("README.md"), HERE / "README.md"
 STUDY, QUERIES = HERE / "results/study.json", HERE / "results/queries_*.json"
-LARGER = HERE / "results/whole"  # 125 to 500 answers, all test prompts
+MORE_QUERIES = HERE / "results/whole/queries_*.json"
 LIVE, LIVE_CALLS = HERE / "results/live/live.jsonl", HERE / "results/live-calls/live.jsonl"
 LIVE_SHIPPED = HERE / "results/live-shipped/live.jsonl"
 OWN_TEXT = HERE / "results/own_text.json"
@@ -50,7 +51,7 @@ THEIRS = {
 }
 WHITE_BOX = "white-box over black-box"  # how the claims begin that are one, asked of two losses
 USERS = ("function_calling",)  # domains whose queries of scenario I are users' own; the others' are written as users ask
-SHIPPED = ("distilled_more", "with_calls", "with_everything")  # drafts that ship, or did
+CHINESE = "chinese_users_250"  # the draft of the page's rule on Chinese
 SINGLE = "biology_users_single"  # biology's draft in steps of one answer, as function calling's learn
 WHOSE_TEXT = {  # of results/own_text.json
     "verifier": "of the verifier",
@@ -114,10 +115,13 @@ def ratio_cells(domain: str, one: dict) -> list[str]:
 def claims_by_domain() -> str:
     rows = []
     for claim, found in load(STUDY)["claims"].items():
-        rows += [[claim, *ratio_cells(domain, one)] for domain, one in found["domains"].items()]
+        rows += [
+            [claim, f"`{one['above']}` over `{one['below']}`", *ratio_cells(domain, one)]
+            for domain, one in found["domains"].items()
+        ]
     if not rows:
         return "No domain has the two arms of a claim so far."
-    return table(["claim", "on", "answers", "n", "base", "below", "above", "ratio of levels", "ratio of gains"], rows)
+    return table(["claim", "drafts", "on", "answers", "n", "base", "below", "above", "ratio of levels", "ratio of gains"], rows)
 
 
 def by_loss() -> str:
@@ -145,15 +149,35 @@ def claim_verdict(claim: str, together: dict) -> str:
 
 
 def by_the_loss(claims: dict[str, dict]) -> str:
-    """Where white-box over black-box hangs on the loss: a domain on which one is above and another below; "" without one."""
-    white_box = {claim: found["domains"] for claim, found in claims.items() if claim.startswith(WHITE_BOX)}
-    for domain in set.intersection(*(set(domains) for domains in white_box.values())) if white_box else ():
-        if {-1, 1} <= {side_of_one(domains[domain]) for domains in white_box.values()}:
-            by_loss = [
-                f"{claim.removeprefix(f'{WHITE_BOX}, ')} {ratio(found[domain]['levels'])}" for claim, found in white_box.items()
-            ]
-            return f"{', '.join(by_loss)} on {spoken(domain)}"
+    """Where white-box over black-box hangs on the loss, one ratio above 1 and another below: over all domains, if each loss
+    was asked of the same ones, else on the first domain of TESTS where it does; "" if it does not."""
+    white_box = {claim: found for claim, found in claims.items() if claim.startswith(WHITE_BOX)}
+    asked = [set(found["domains"]) for found in white_box.values()]
+    if not asked:
+        return ""
+    if all(domains == asked[0] for domains in asked):
+        sides = {claim: found["together"] for claim, found in white_box.items()}
+        return both_losses(sides, listed(next(iter(white_box.values()))["domains"]))
+    for domain in TESTS:
+        if domain in set.intersection(*asked):
+            sides = {claim: found["domains"][domain] for claim, found in white_box.items()}
+            if said := both_losses(sides, spoken(domain)):
+                return said
     return ""
+
+
+def both_losses(sides: dict[str, dict], where: str) -> str:
+    """`by KL 0.9, by TVD++ 1.0 on AT`, where one lies above 1 and another below; else ""."""
+    if not {-1, 1} <= {side_of_one(one) for one in sides.values()}:
+        return ""
+    by_loss = [f"{claim.removeprefix(f'{WHITE_BOX}, ')} {ratio(one['levels'])}" for claim, one in sides.items()]
+    return f"{', '.join(by_loss)} on {where}"
+
+
+def listed(domains: Iterable[str]) -> str:
+    """`AT, biology and function calling`."""
+    *others, last = map(spoken, domains)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def in_words(claims: dict[str, dict]) -> list[tuple[str, str]]:
@@ -169,9 +193,7 @@ def in_words(claims: dict[str, dict]) -> list[tuple[str, str]]:
 
 
 def ratio_on(found: dict) -> str:
-    *others, last = map(spoken, found["domains"])
-    domains = f"{', '.join(others)} and {last}" if others else last
-    return f"{ratio(found['together']['levels'])} on {domains}"
+    return f"{ratio(found['together']['levels'])} on {listed(found['domains'])}"
 
 
 def losses_in_words(losses: dict[str, list[dict]]) -> list[str]:
@@ -181,8 +203,8 @@ def losses_in_words(losses: dict[str, list[dict]]) -> list[str]:
         if len(rows) > 2:
             sides = [side_of_one(row) for row in rows]
             said.append(
-                f"Of {len(rows)} white-box losses on {spoken(domain)}, {sides.count(1)} lie above black-box and "
-                f"{sides.count(-1)} below."
+                f"Of {len(rows)} white-box losses on {spoken(domain)}, of {rows[0]['answers'][0]} answers on "
+                f"{rows[0]['prompts']} prompts, {sides.count(1)} lie above black-box and {sides.count(-1)} below."
             )
     return said
 
@@ -292,11 +314,23 @@ def arms() -> str:
             if domain not in arm["on"]:
                 continue
             change = arm["on"][domain]
-            learnt = [label(arm), arm["loss"], arm["data"], str(arm["answers"])]
+            learnt = [label(arm), arm["loss"], arm["data"], str(arm["answers"]), f"{arm['passes']:g}"]
             base, tuned = change["tokens_per_pass"]
             values = [f"{change['base']:.4f}", f"{change['mean']:+.4f}", interval(change), f"{base:.2f} → {tuned:.2f}"]
             rows.append([*learnt, spoken(domain), str(change["prompts"]), *values])
-    header = ["draft", "loss", "data", "answers", "on", "n", "base", "change", "95% interval", "tokens per pass, K = 4"]
+    header = [
+        "draft",
+        "loss",
+        "data",
+        "answers",
+        "passes",
+        "on",
+        "n",
+        "base",
+        "change",
+        "95% interval",
+        "tokens per pass, K = 4",
+    ]
     return table(header, rows)
 
 
@@ -304,7 +338,7 @@ def arms() -> str:
 
 
 def beside() -> str:
-    """`mixed`, and the draft that ships, each beside the domains' own drafts."""
+    """Each draft of several domains beside the domains' own drafts."""
     rows = []
     for name, found in load(STUDY)["beside"].items():
         for one in found:
@@ -325,7 +359,7 @@ def mixing_in_words() -> str:
 
 
 def shipped_in_words() -> str:
-    """What the draft that ships gains in domains that it never saw, of what their own drafts gain."""
+    """What `distilled_more` gains in domains that it never saw, of what their own drafts gain."""
     said = []
     for one in load(STUDY)["beside"].get("distilled_more", []):
         if one["on"] == one["domain"] != "at":
@@ -342,6 +376,19 @@ def next_in_words() -> str:
         if {"at", "biology", "function_calling", "general"} <= found.keys():
             said.append(ships(name, found))
     return "\n\n".join(said) or "Not asked so far."
+
+
+def chinese_in_words() -> str:
+    """Whether the same-family draft can learn Chinese from its verifier, by the page's rule."""
+    arms = load(STUDY)["arms"]
+    change = next((arm["on"]["chinese"] for arm in arms if arm["name"] == CHINESE and "chinese" in arm["on"]), None)
+    if change is None:
+        return "Not asked so far."
+    rule = "can" if verdict(change) == "raised" else "was not shown to be able to"
+    return (
+        f"**The same-family draft {rule} learn Chinese from its verifier**: `{CHINESE}` changes mean Σ min(p, q) by "
+        f"{span(change)} on {change['prompts']} prompts."
+    )
 
 
 def ships(name: str, found: dict[str, dict]) -> str:
@@ -400,8 +447,9 @@ def single_in_words(arms: list[dict]) -> list[str]:
 def larger_drafts() -> list[dict]:
     """The drafts of one domain at 125 to 500 answers, of this study's loss."""
     study = load(STUDY)
-    loss = study["conditions"]["loss"]
-    return [arm for arm in study["arms"] if arm["folder"] == str(LARGER) and arm["loss"] == loss and arm["name"] not in SHIPPED]
+    folder, loss = (study["conditions"][name] for name in ("larger", "loss"))
+    found = [arm for arm in study["arms"] if (arm["folder"], arm["loss"]) == (folder, loss)]
+    return [arm for arm in found if arm["domain"] in TESTS and not arm["from_adapter"]]
 
 
 def larger() -> str:
@@ -416,18 +464,25 @@ def larger() -> str:
 
 
 def larger_in_words() -> str:
-    """What is forgotten at larger budgets, by the page's rule."""
+    """What is forgotten at larger budgets, by the page's rule, and how far two domains of prose teach each other."""
     general = [arm for arm in larger_drafts() if "general" in arm["on"]]
     if not general:
         return "Nothing is measured at larger budgets so far."
-    forgot = [f"{label(arm)} of {arm['answers']}" for arm in general if verdict(arm["on"]["general"]) == "lowered"]
-    calls = [arm for arm in general if arm["domain"] == "function_calling"]
-    changes = ", ".join(f"{label(arm)} of {arm['answers']} {span(arm['on']['general'])}" for arm in calls)
-    return (
-        f"**At {min(arm['answers'] for arm in general)} answers and more, in steps of four, "
-        f"{'these forget: ' + ', '.join(forgot) if forgot else 'no draft forgets'}**: on "
-        f"{general[0]['on']['general']['prompts']} general prompts {changes}."
-    )
+    forgot = [named(arm) for arm in general if verdict(arm["on"]["general"]) == "lowered"]
+    what = f"these forget: {', '.join(forgot)}" if forgot else "no draft forgets"
+    calls = [f"{named(arm)} {span(arm['on']['general'])}" for arm in general if arm["domain"] == "function_calling"]
+    prompts = general[0]["on"]["general"]["prompts"]
+    said = [
+        f"**At {min(arm['answers'] for arm in general)} answers and more, {what}**, on {prompts} general prompts"
+        f"{': ' if calls else ''}{', '.join(calls)}."
+    ]
+    if crossed := [f"{span(one['apart'])} on {spoken(one['on'])}" for one in load(STUDY)["crossed"]]:
+        said.append(f"Biology's draft of 250 answers less AT's of as many: {', '.join(crossed)}.")
+    return " ".join(said)
+
+
+def named(arm: dict) -> str:
+    return f"{label(arm)} of {arm['answers']}"
 
 
 def series(one: dict, found: list[dict]) -> str:
@@ -483,7 +538,7 @@ def expected() -> str:
     lines = [
         f"{answers} {domain} answers in {count_passes(passes)} {change}" for answers, passes, domain, change in sorted(found)
     ]
-    return f"What so few answers did to mean Σ min(p, q) here: {'; '.join(lines)}."
+    return f"What answers of one domain did to mean Σ min(p, q) here: {'; '.join(lines)}."
 
 
 # --- the data, the ceiling, the speed ---------------------------------------------------------------------------------
@@ -498,7 +553,7 @@ def data() -> str:
 def queries() -> str:
     """What generate_queries.py drew for scenario III: the filters, and the mix of what came."""
     rows, mixes = [], []
-    few, more = (sorted(folder.glob(QUERIES.name)) for folder in (QUERIES.parent, LARGER))
+    few, more = (sorted(files.parent.glob(files.name)) for files in (QUERIES, MORE_QUERIES))
     for file in few + more:
         found = load(file)
         domain = spoken(found["conditions"]["domain"])
@@ -569,12 +624,13 @@ def speed() -> str:
         headers, ratios = live_ratios(file) if file.exists() else ([], [])
         found += headers
         for draft, domain, ratio in ratios:
-            rows.append([f"`{draft}`", spoken(domain), str(ratio["prompts"]), span(ratio, 3, sign=""), speed_verdict(ratio)])
+            cells = [str(ratio["prompts"]), span(ratio, 3, sign=""), speed_verdict(ratio)]
+            rows.append([f"`{file.parent.name}`", f"`{draft}`", spoken(domain), *cells])
     if not rows:
         return "No draft of this study was run live so far."
     conditions = found[0]["conditions"]
     note = f"In {conditions['dtype']} at K = {conditions['k']}, {conditions['max_new_tokens']} tokens."
-    header = ["draft", "on", "n", "tokens a second over the base draft's", "by the rule above"]
+    header = ["run", "draft", "on", "n", "tokens a second over the base draft's", "by the rule above"]
     return f"{table(header, rows)}\n\n{note} {hardware([header['environment'] for header in found])}"
 
 
@@ -593,6 +649,7 @@ OWN_PARTS: dict[str, Part] = {
     "figure scaling": scaling,
     "larger": larger,
     "larger in words": larger_in_words,
+    "chinese in words": chinese_in_words,
     "expected": expected,
     "data": data,
     "queries": queries,
