@@ -563,6 +563,33 @@ def test_what_more_text_does(monkeypatch):
     assert tables.more_in_words() == "More text: not measured yet."
 
 
+def test_what_more_training_does(monkeypatch):
+    rows = {
+        str(number): {"distilled": 0.5, "distilled-all": 0.6, "distilled-all-3": 0.7 + 0.001 * number} for number in range(4)
+    }
+    group = {"drafts": {name: {"prompts": 4} for name in rows["0"]}}
+    settings = {"distilled": {"answers": 64}, "distilled-all": {"answers": 486}}
+    monkeypatch.setattr(tables, "pair", lambda name=tables.FAMILY: {"domains": {"code": group}, "drafts": settings})
+    monkeypatch.setattr(tables, "overlaps_of", lambda file, domain: rows)
+    _, longer = tables.more_in_words().split(" More training of `distilled-all`: ")
+    assert longer.startswith("three passes instead of one, +0.1015 (") and longer.endswith("on 4 code prompts: better.")
+    del group["drafts"]["distilled-all-3"]
+    assert "More training" not in tables.more_in_words()
+
+
+def test_the_front_page_says_by_how_many_definitions_the_gap_widened(monkeypatch):
+    bounds = {"overlap": [0.01, 0.02], "speed-up": [-0.02, -0.01], "divergence": [-0.01, 0.01]}
+    changes = {name: {"by_group": {"low": {"mean": 0.0, "interval": interval}}} for name, interval in bounds.items()}
+    found = {"disparity_changes": {tables.DECIDES: changes}}
+    monkeypatch.setattr(tables, "pair", lambda name=tables.FAMILY: found)
+    assert tables.gap_in_words().endswith("OCaml lie behind it widened by 1 of 3 definitions and narrowed by 1")
+    for change in changes.values():
+        change["by_group"]["low"]["interval"] = None
+    assert tables.gap_in_words() == "", "too few prompts a language"
+    found.clear()
+    assert tables.gap_in_words() == ""
+
+
 def test_a_draft_on_fewer_prompts_says_so(cli, tree, monkeypatch):
     monkeypatch.setattr(analysis, "describe_measured", lambda path, digest: path and {"loss": "nll", "answers": 100})
     drafts = ("base", "human-all", "human-balanced")

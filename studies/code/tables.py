@@ -179,7 +179,8 @@ def row() -> str:
         overlap = changes[draft]["overlap"]
         training = f"Fine-tuning on {human_code(found)}" if draft == DECIDES else f"The deciding draft is {NOT_YET}; `{draft}`"
         measured = f"mean Σ min(p, q) {span(overlap, 4)} on {code_prompts(found, draft)} prompts"
-        return f"{training} {said_of(overlap)} acceptance: {measured}{taught_in_words(changes) if draft == DECIDES else ''}"
+        beside = taught_in_words(changes) + gap_in_words() if draft == DECIDES else ""
+        return f"{training} {said_of(overlap)} acceptance: {measured}{beside}"
     code = metrics(found, "code")
     if code is None:
         return NOT_YET
@@ -196,6 +197,17 @@ def taught_in_words(changes: dict) -> str:
         return ""
     taught = changes[TAUGHT]["overlap"]
     return f"; taught by the verifier's probabilities on its own completions it went by {span(taught, 4)}"
+
+
+def gap_in_words() -> str:
+    """By how many of the definitions the deciding draft widened and narrowed the low group's gap; "" before it is judged."""
+    verdicts = [verdict(change) for change in low_gaps().values() if change["interval"]]
+    if not verdicts:
+        return ""
+    wider, narrower = verdicts.count("raised"), verdicts.count("lowered")
+    return (
+        f"; how far {GROUPS['low']} lie behind it widened by {wider} of {len(verdicts)} definitions and narrowed by {narrower}"
+    )
 
 
 # --- table 1: pairs and domains ---------------------------------------------------------------------------------------
@@ -580,10 +592,7 @@ def first_outcome() -> str:
 
 def second_outcome() -> str:
     expected = "*Fine-tuning narrows the gap between languages:*"
-    low = {}
-    for name, change in pair().get("disparity_changes", {}).get(DECIDES, {}).items():
-        if change and "low" in change["by_group"]:
-            low[name] = change["by_group"]["low"]
+    low = low_gaps()
     parts = [f"{span(change, 3)} by {name}{gap(change)}" for name, change in low.items()]
     judged = f"{NOT_YET}."
     if parts:
@@ -592,6 +601,12 @@ def second_outcome() -> str:
     if parts and any(change["interval"] is None for change in low.values()):
         judged += " So few prompts a language judge nothing."
     return f"{expected} {judged}{other_gaps()} Before any tuning, {most_disadvantaged()}."
+
+
+def low_gaps() -> dict[str, dict]:
+    """Definition → the deciding draft's change of the low group's U(T)."""
+    changes = pair().get("disparity_changes", {}).get(DECIDES, {})
+    return {name: change["by_group"]["low"] for name, change in changes.items() if change and "low" in change["by_group"]}
 
 
 def other_gaps() -> str:
