@@ -224,10 +224,10 @@ def test_larger_budgets_are_no_row_of_the_square_and_one_of_their_own(folder, mo
     study = {"arms": [users, large], "conditions": conditions, "crossed": crossed}
     monkeypatch.setattr(tables, "load", lambda file: study)
     assert tables.larger().count("| biology I |") == 1 and "| biology I | 120 | not measured | +0.0" in tables.larger()
-    assert "these forget: biology I of 120**, on 120 general prompts. Biology's" in tables.larger_in_words()
+    assert "these TVD++ drafts forget: biology I of 120**, on 120 general prompts. Biology's" in tables.larger_in_words()
     assert tables.larger_in_words().endswith("AT's of as many: -0.0100 (-0.0200 to -0.0050) on AT.")
     large["on"]["general"] = {**large["on"]["general"], "interval": [-0.1, 0.1]}
-    assert "no draft forgets" in tables.larger_in_words()
+    assert "no TVD++ draft was seen to forget" in tables.larger_in_words()
     monkeypatch.setattr(tables, "load", lambda file: {"arms": [users], "conditions": conditions})
     assert tables.larger_in_words() == "Nothing is measured at larger budgets so far."
     assert tables.larger() == "No draft of so many answers is measured so far."
@@ -264,7 +264,7 @@ def test_the_rule_on_chinese(monkeypatch):
     arm["on"]["chinese"]["interval"] = [-0.01, 0.05]
     assert "was not shown to be able to learn Chinese" in tables.chinese_in_words()
     del arm["on"]["chinese"]
-    assert tables.chinese_in_words() == "Not asked so far."
+    assert tables.chinese_in_words() == "Chinese from 250 answers is not measured so far."
 
 
 def test_two_lines_of_one_domain_are_told_apart_by_their_passes():
@@ -531,5 +531,12 @@ def test_live_runs_are_set_beside_the_base_draft(tmp_path, monkeypatch):
     drafts = {"base": None, "with_calls": "x"}
     write_jsonl(tables.LIVE_CALLS, [{**header, "conditions": {**conditions, "drafts": drafts}}, *calls])
     assert "| `with_calls` | function calling | 3 | 1.200 (" in tables.speed() and "| `mine` |" in tables.speed()
+    assert tables.live_in_words() == "The draft to use was not run live so far."
+    used = [{**row, "draft": row["draft"].replace("mine", tables.TO_USE)} for row in rows]
+    write_jsonl(
+        tables.LIVE_SHIPPED, [{**header, "conditions": {**conditions, "drafts": {"base": None, tables.TO_USE: "x"}}}, *used]
+    )
+    said = f"`{tables.TO_USE}` makes decoding faster on 3 biology prompts, 1.200 (1.200 to 1.200). The"
+    assert said in tables.live_in_words()
     (said,) = tables.live_in_short()
     assert said == "live in int8, times the base draft's tokens a second: biology 1.200 (1.200 to 1.200) on 3 prompts"

@@ -127,13 +127,13 @@ def answer() -> str:
             f"**On {code_prompts(found, DECIDES)} code prompts, fine-tuning on {human_code(found)} {said_of(overlap)} the "
             f"acceptance probability of the draft: a paired change of {span(overlap, 4)} in mean Σ min(p, q).**"
         )
-    others = [
-        f"`{name}` {span(changes[name]['overlap'], 4)}{on_fewer(found, name)}"
-        for name in tuned(found)
-        if name in changes and name != DECIDES
-    ]
-    if others:
-        first += f" The change with other training (Table 2): {', '.join(others)}."
+    others = [name for name in tuned(found) if name in changes and name != DECIDES]
+    if TAUGHT in others:
+        first += f" Taught by the verifier's probabilities on its own completions: {span(changes[TAUGHT]['overlap'], 4)}"
+        first += f"{on_fewer(found, TAUGHT)}."
+    if set(others) - {TAUGHT}:
+        fewer = any(on_fewer(found, name) for name in others)
+        first += f" Other trainings: Table 2{', which says on how many prompts' if fewer else ''}."
     base = (
         f"The base draft of the same family: mean Σ min(p, q) {plain(code['overlap'])} on "
         f"{found['domains']['code']['prompts']} code prompts, {plain(natural['overlap'])} on "
@@ -196,7 +196,7 @@ def taught_in_words(changes: dict) -> str:
     if TAUGHT not in changes:
         return ""
     taught = changes[TAUGHT]["overlap"]
-    return f"; taught by the verifier's probabilities on its own completions it went by {span(taught, 4)}"
+    return f"; the verifier's probabilities on its own completions changed it by {span(taught, 4)}"
 
 
 def gap_in_words() -> str:
@@ -206,7 +206,8 @@ def gap_in_words() -> str:
         return ""
     wider, narrower = verdicts.count("raised"), verdicts.count("lowered")
     return (
-        f"; how far {GROUPS['low']} lie behind it widened by {wider} of {len(verdicts)} definitions and narrowed by {narrower}"
+        f"; after human code {GROUPS['low']} lie further behind the best language by {wider} of {len(verdicts)} definitions, "
+        f"less far by {narrower}"
     )
 
 
@@ -600,7 +601,7 @@ def second_outcome() -> str:
         judged = f"the low group's mean U(T), on {prompts} prompts, changed by {'; '.join(parts)}."
     if parts and any(change["interval"] is None for change in low.values()):
         judged += " So few prompts a language judge nothing."
-    return f"{expected} {judged}{other_gaps()} Before any tuning, {most_disadvantaged()}."
+    return f"{expected} {judged} {other_gaps()}Before any tuning, {most_disadvantaged()}."
 
 
 def low_gaps() -> dict[str, dict]:
@@ -609,19 +610,36 @@ def low_gaps() -> dict[str, dict]:
     return {name: change["by_group"]["low"] for name, change in changes.items() if change and "low" in change["by_group"]}
 
 
+def gaps_by_training() -> dict[str, dict]:
+    """Tuned draft → its change of the low group's U(T) by overlap, the one that decides first."""
+    changes = pair().get("disparity_changes", {})
+    found = {name: (changes.get(name) or {}).get("overlap") for name in tuned(pair())}
+    return {name: change["by_group"]["low"] for name, change in found.items() if change and "low" in change["by_group"]}
+
+
 def other_gaps() -> str:
-    """The low group's change by overlap with the other trainings, "" where none was measured."""
-    found = pair()
-    parts = []
-    for draft in tuned(found):
-        if draft == DECIDES:
-            continue
-        change = (found.get("disparity_changes", {}).get(draft) or {}).get("overlap")
-        low = change["by_group"].get("low") if change else None
-        if low:
-            prompts = found["domains"]["low"]["drafts"][draft]["prompts"]
-            parts.append(f"`{draft}` {span(low, 3)}{gap(low)}, on {prompts} prompts")
-    return f" By overlap, with the other trainings: {'; '.join(parts)}." if parts else ""
+    """By overlap, how many of the other trainings widened or narrowed the low group's gap; "" where none was measured."""
+    others = {name: gap(change) for name, change in gaps_by_training().items() if name != DECIDES}
+    if not others:
+        return ""
+    wider, narrower = ([f"`{name}`" for name, said in others.items() if said == side] for side in (", wider", ", narrower"))
+    said = f"{len(wider)} widened it{named_in(wider)}, {len(narrower)} narrowed it{named_in(narrower)} (Table 3b)"
+    return f"Of the other {len(others)} trainings, by overlap, {said}. "
+
+
+def named_in(drafts: list[str]) -> str:
+    return f" ({', '.join(drafts)})" if drafts else ""
+
+
+def gaps() -> str:
+    """Table 3b: every training's change of the low group's U(T) by overlap, and the prompts that it was measured on."""
+    prompts = pair().get("domains", {}).get("low", {}).get("drafts", {})
+    rows = []
+    for name, change in gaps_by_training().items():
+        rows.append([name, str(prompts[name]["prompts"]), span(change, 4), gap(change).removeprefix(", ") or "too few prompts"])
+    if not rows:
+        return f"Table 3b, the gap by training: {NOT_YET}."
+    return table(["draft", "n, low group", "change of U(T)", "the gap, by the rule above"], rows)
 
 
 def gap(change: dict) -> str:
@@ -783,6 +801,7 @@ OWN_PARTS: dict[str, Part] = {
     "apart": apart,
     "more in words": more_in_words,
     "disparity": disparity,
+    "gaps": gaps,
     "whose": whose,
     "figure disparity": disparity_figure,
     "lengths": lengths,

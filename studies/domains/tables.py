@@ -51,6 +51,7 @@ THEIRS = {
 }
 WHITE_BOX = "white-box over black-box"  # how the claims begin that are one, asked of two losses
 USERS = ("function_calling",)  # domains whose queries of scenario I are users' own; the others' are written as users ask
+TO_USE = "with_everything"  # of the adapters
 CHINESE = "chinese_users_250"  # the draft of the page's rule on Chinese
 SINGLE = "biology_users_single"  # biology's draft in steps of one answer, as function calling's learn
 WHOSE_TEXT = {  # of results/own_text.json
@@ -144,7 +145,9 @@ def side_of_one(found: dict) -> int:
 def claim_verdict(claim: str, together: dict) -> str:
     """What the interval of the ratio of levels says, by the test that was fixed in advance."""
     if claim.startswith("synthetic"):
-        return {1: "more", -1: "less, as they say", 0: "no difference seen"}[side_of_one(together)]
+        most = float(THEIRS[claim].rpartition(" ")[2])
+        less = "less, but by less than theirs" if (together["levels"]["interval"] or [0])[0] > most else "less, as they say"
+        return {1: "more", -1: less, 0: "no difference seen"}[side_of_one(together)]
     return {1: "holds", -1: "is reversed", 0: "no difference seen"}[side_of_one(together)]
 
 
@@ -228,7 +231,7 @@ def own_gain(arm: dict) -> str:
 def row() -> str:
     """The cell in the front page's table of studies: the claims, and what each domain gained from queries of scenario I."""
     study = load(STUDY)
-    claimed = "; ".join(f"{claim}, {found}" for claim, found in in_words(study["claims"]))
+    claimed = "; ".join(f"{claim}, {found.partition(' on ')[0]}" for claim, found in in_words(study["claims"]))
     parts = [f"Mean Σ min(p, q) as a ratio: {claimed}" if claimed else "No claim has both of its drafts yet"]
     gains: dict[str, list[str]] = {}
     for arm in study["own"]:
@@ -371,7 +374,7 @@ def shipped_in_words() -> str:
 def next_in_words() -> str:
     """Whether a draft that goes on from another should ship in its stead, by the page's rule, of each that was measured."""
     said = []
-    for name, rows in load(STUDY)["next"].items():
+    for name, rows in reversed(load(STUDY)["next"].items()):  # the last one first: it is the one to use
         found = {one["on"]: one for one in rows}
         if {"at", "biology", "function_calling", "general"} <= found.keys():
             said.append(ships(name, found))
@@ -383,7 +386,7 @@ def chinese_in_words() -> str:
     arms = load(STUDY)["arms"]
     change = next((arm["on"]["chinese"] for arm in arms if arm["name"] == CHINESE and "chinese" in arm["on"]), None)
     if change is None:
-        return "Not asked so far."
+        return "Chinese from 250 answers is not measured so far."
     rule = "can" if verdict(change) == "raised" else "was not shown to be able to"
     return (
         f"**The same-family draft {rule} learn Chinese from its verifier**: `{CHINESE}` changes mean Σ min(p, q) by "
@@ -397,7 +400,8 @@ def ships(name: str, found: dict[str, dict]) -> str:
     kept = all(one["apart"]["mean"] >= -LITTLE for test, one in found.items() if test != "function_calling")
     rule = kept and verdict(found["function_calling"]["apart"]) == "raised"
     parts = [
-        f"on {spoken(test)} {span(one['draft'])} over the base draft, {span(one['apart'])} over `{before}`"
+        f"on {one['draft']['prompts']} {spoken(test)} prompts {span(one['draft'])} over the base draft, "
+        f"{span(one['apart'])} over `{before}`"
         for test, one in found.items()
     ]
     said = f"**`{name}` {'should' if rule else 'should not'} ship instead of `{before}`, by the rule above**"
@@ -469,7 +473,7 @@ def larger_in_words() -> str:
     if not general:
         return "Nothing is measured at larger budgets so far."
     forgot = [named(arm) for arm in general if verdict(arm["on"]["general"]) == "lowered"]
-    what = f"these forget: {', '.join(forgot)}" if forgot else "no draft forgets"
+    what = f"these TVD++ drafts forget: {', '.join(forgot)}" if forgot else "no TVD++ draft was seen to forget"
     calls = [f"{named(arm)} {span(arm['on']['general'])}" for arm in general if arm["domain"] == "function_calling"]
     prompts = general[0]["on"]["general"]["prompts"]
     said = [
@@ -634,6 +638,21 @@ def speed() -> str:
     return f"{table(header, rows)}\n\n{note} {hardware([header['environment'] for header in found])}"
 
 
+def live_in_words() -> str:
+    """The draft to use, live, by test set."""
+    if not LIVE_SHIPPED.exists():
+        return "The draft to use was not run live so far."
+    headers, ratios = live_ratios(LIVE_SHIPPED)
+    said = [
+        f"{speed_verdict(ratio)} on {ratio['prompts']} {spoken(domain)} prompts, {span(ratio, 3, sign='')}"
+        for draft, domain, ratio in ratios
+        if draft == TO_USE
+    ]
+    dtype = headers[0]["conditions"]["dtype"]
+    what = f"Live in {dtype}, in tokens a second over the base draft's, `{TO_USE}` {'; it '.join(said)}."
+    return f"{what} The others are [in a table](#the-full-tables)."
+
+
 OWN_PARTS: dict[str, Part] = {
     "answer": answer,
     "claims": claims,
@@ -646,6 +665,7 @@ OWN_PARTS: dict[str, Part] = {
     "mixing in words": mixing_in_words,
     "shipped in words": shipped_in_words,
     "next in words": next_in_words,
+    "live in words": live_in_words,
     "figure scaling": scaling,
     "larger": larger,
     "larger in words": larger_in_words,
