@@ -536,7 +536,12 @@ def test_live_runs_are_set_beside_the_base_draft(tmp_path, monkeypatch):
     write_jsonl(
         tables.LIVE_SHIPPED, [{**header, "conditions": {**conditions, "drafts": {"base": None, tables.TO_USE: "x"}}}, *used]
     )
-    said = f"`{tables.TO_USE}` makes decoding faster on 3 biology prompts, 1.200 (1.200 to 1.200). The"
+    said = f"`{tables.TO_USE}` makes decoding faster on 3 biology prompts, 1.200 (1.200 to 1.200). Every"
     assert said in tables.live_in_words()
+    few = [{**row, "seconds": 6.0} for row in used if row["prompt"] == "p0"]
+    write_jsonl(
+        tables.LIVE_PROSE, [{**header, "conditions": {**conditions, "drafts": {"base": None, tables.TO_USE: "x"}}}, *few]
+    )
+    assert said in tables.live_in_words(), "the run of most prompts"
     (said,) = tables.live_in_short()
     assert said == "live in int8, times the base draft's tokens a second: biology 1.200 (1.200 to 1.200) on 3 prompts"

@@ -239,11 +239,14 @@ python evaluate_acceptance.py report --results-dir $results/whole
 pages
 if [ "$last" -le 6 ]; then exit; fi
 
-# --- part 7: the draft that ships, live on two cores with nothing beside it (12 minutes) ---
+# --- part 7: the draft that ships, live on two cores with nothing beside it (20 minutes) ---
 [ -e adapters/with_everything ] || cp -r $drafts/whole_with_everything adapters/with_everything
 live="python evaluate_acceptance.py live $pair --backend int8 --k 2 --seeds 1 --no-baseline --max-new-tokens 64"
 shipped="distilled_more=adapters/distilled_more with_calls=adapters/with_calls with_everything=adapters/with_everything"
 $live --per-type 6 --results-dir $results/live-shipped --prompts domains/function_calling_test.jsonl --drafts base $shipped
 $live --per-type 2 --results-dir $results/live-shipped --prompts domains/at.jsonl domains/biology_test.jsonl domains/general.jsonl \
   --drafts base $shipped
+# eight prompts tell little (8 minutes)
+$live --per-type 6 --results-dir $results/live-prose --prompts domains/at.jsonl domains/general.jsonl --drafts base \
+  distilled_more=adapters/distilled_more with_everything=adapters/with_everything
 pages
