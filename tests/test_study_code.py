@@ -590,6 +590,15 @@ def test_the_front_page_says_by_how_many_definitions_the_gap_widened(monkeypatch
     assert tables.gap_in_words() == ""
 
 
+def test_what_the_deciding_draft_did_to_each_group(monkeypatch):
+    change = {"overlap": {"mean": -0.01, "interval": [-0.02, -0.005]}}
+    domains = {"high": {"changes": {tables.DECIDES: change}}, "medium": {"changes": {}}, "low": {"changes": {"human": change}}}
+    monkeypatch.setattr(tables, "pair", lambda name=tables.FAMILY: {"domains": domains})
+    assert tables.by_group() == "Σ min(p, q) itself changed by -0.0100 (-0.0200 to -0.0050) in the high group. "
+    domains.clear()
+    assert tables.by_group() == ""
+
+
 def test_the_gap_after_every_training(monkeypatch):
     bounds = {"human-all": [0.01, 0.02], "human": [0.01, 0.02], "distilled": [-0.02, -0.01], "other": [-0.01, 0.01]}
     changes = {

@@ -601,7 +601,15 @@ def second_outcome() -> str:
         judged = f"the low group's mean U(T), on {prompts} prompts, changed by {'; '.join(parts)}."
     if parts and any(change["interval"] is None for change in low.values()):
         judged += " So few prompts a language judge nothing."
-    return f"{expected} {judged} {other_gaps()}Before any tuning, {most_disadvantaged()}."
+    return f"{expected} {judged} {by_group()}{other_gaps()}Before any tuning, {most_disadvantaged()}."
+
+
+def by_group() -> str:
+    """What the deciding draft did to Σ min(p, q) in each of the plan's groups; "" where it met none."""
+    domains = pair().get("domains", {})
+    found = [(name, domains.get(name, {}).get("changes", {}).get(DECIDES)) for name in GROUPS]
+    said = [f"{span(change['overlap'])} in the {name} group" for name, change in found if change]
+    return f"Σ min(p, q) itself changed by {', '.join(said)}. " if said else ""
 
 
 def low_gaps() -> dict[str, dict]:

@@ -512,6 +512,9 @@ def draw_scaling() -> Figure:
         panel.errorbar(sizes, means, yerr=bars, capsize=3, label=series(one, found), **point(number))
     zero_line(panel, horizontal=True)
     panel.set(xlabel="answers trained on", ylabel="change of mean Σ min(p, q)", xscale="log")
+    answers = sorted({size["answers"] for one in found for size in one["points"]})
+    panel.set_xticks(answers, map(str, answers))
+    panel.minorticks_off()  # those of a logarithm have labels of their own
     panel.legend()
     return figure
 
