@@ -1,7 +1,7 @@
 """What a draft writes by itself to function-calling prompts, and how much of it parses as calls.
 
 Online distillation teaches a draft on its own text, so what that holds matters. Each draft answers the prompts of an answers
-file alone, in the verifier's tokens and at the file's temperature, as in training with --data online.
+file alone, in the verifier's tokens and at the file's temperature, as in training with --data online. Ctrl-C keeps what is written.
 
     python count_calls.py --answers studies/domains/answers/function_calling_users.jsonl --json FILE \\
       --drafts base online=studies/domains/drafts/function_calling_users_online
@@ -10,6 +10,7 @@ file alone, in the verifier's tokens and at the file's temperature, as in traini
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,24 +38,27 @@ def parse_arguments() -> argparse.Namespace:
     return args
 
 
-def own_texts(engine: Engine, drafter: Drafter, rows: list[dict], settings: Settings, prompted: dict, seed: int) -> list[str]:
+def own_texts(
+    engine: Engine, drafter: Drafter, rows: list[dict], settings: Settings, prompted: dict, seed: int
+) -> Iterator[str]:
     """The draft's text to each row's prompt, drawn from q alone."""
     import torch
     from tqdm import tqdm
 
-    texts = []
-    with torch.inference_mode():
-        for number, row in enumerate(tqdm(rows, desc="own texts", unit="text")):
+    for number, row in enumerate(tqdm(rows, desc="own texts", unit="text")):
+        with torch.inference_mode():
             drafter.start(drafter.own_prompt(*prompt_ids(engine, row, settings, **prompted)))
             generator = torch.Generator(device=drafter.model.device).manual_seed(seed * 1_000_003 + number)
             tokens, _ = drafter.propose(settings.max_new_tokens, settings, engine.stop, generator)
-            texts.append(engine.tokenizer.decode(tokens, skip_special_tokens=True))
-    return texts
+        yield engine.tokenizer.decode(tokens, skip_special_tokens=True)
 
 
 def counted(texts: list[str], rows: list[dict]) -> dict:
-    """How many parse as calls, and how many of those name a tool of their row with the arguments that it requires."""
-    found = [judged(text, row["tools"]) for text, row in zip(texts, rows, strict=True)]
+    """How many parse as calls, and how many of those name a tool of their row with the arguments that it requires.
+
+    A stopped run has fewer texts than rows, the first ones'.
+    """
+    found = [judged(text, row["tools"]) for text, row in zip(texts, rows, strict=False)]
     return {"texts": len(texts), **{kind: sum(one[kind] for one in found) for kind in ("parse", "fitting")}}
 
 
@@ -71,9 +75,18 @@ def main() -> None:
     settings = Settings(temperature=rows[0]["temperature"], top_p=rows[0]["top_p"], max_new_tokens=longest)
     engine = Engine(pair, drafts.values())
     found = {"verifier": counted([engine.tokenizer.decode(row["token_ids"], skip_special_tokens=True) for row in rows], rows)}
+    stopped = None
     for name, path in drafts.items():
-        texts = own_texts(engine, load_drafter(engine, path)[0], rows, settings, prompted, args.seed)
-        found[name] = {**counted(texts, rows), "own": texts}
+        texts: list[str] = []
+        try:
+            for text in own_texts(engine, load_drafter(engine, path)[0], rows, settings, prompted, args.seed):
+                texts.append(text)
+        except KeyboardInterrupt as signal:  # Ctrl-C, or SIGTERM: what was written is kept
+            stopped = signal
+        if texts:
+            found[name] = {**counted(texts, rows), "own": texts}
+        if stopped:
+            break
     conditions = {
         "draft": pair.draft.id,
         "verifier": pair.verifier.id,
@@ -90,6 +103,8 @@ def main() -> None:
         put_json({**provenance(conditions), "found": found}, args.json)
     for name, one in found.items():
         print(f"{name}: of {one['texts']} texts {one['parse']} parse as calls, {one['fitting']} to a given tool as it requires")
+    if stopped:
+        raise stopped
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import count_calls
 from specdec.files import write_jsonl
 
 
-def test_what_a_draft_writes_by_itself(cli, tmp_path, tiny):
+def test_what_a_draft_writes_by_itself(cli, tmp_path, tiny, monkeypatch):
     """The verifier's stored texts and the draft's own are counted alike; one seed gives one text."""
     verifier = shutil.copytree(tiny.verifier, tmp_path / "verifier")
     (verifier / "chat_template.jinja").write_text(
@@ -30,6 +30,20 @@ def test_what_a_draft_writes_by_itself(cli, tmp_path, tiny):
     assert written["conditions"]["no_tool_fits"] == 2
     assert out.splitlines()[1] == "base: of 2 texts 0 parse as calls, 0 to a given tool as it requires"
     assert found[0] == found[1] and len(found[0]["base"]["own"]) == 2
+    draw = count_calls.Drafter.propose
+    drawn = iter([draw])  # the first text alone
+
+    def interrupted(self, *args):
+        try:
+            return next(drawn)(self, *args)
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    monkeypatch.setattr(count_calls.Drafter, "propose", interrupted)
+    status, _, _ = cli(count_calls, *asked, "--json", tmp_path / "stopped.json")
+    kept = json.loads((tmp_path / "stopped.json").read_text())["found"]
+    assert status == 130 and kept["base"]["own"] == found[0]["base"]["own"][:1] and kept["base"]["texts"] == 1
+    monkeypatch.undo()
     call = '{"name": "leaf", "arguments": {"color": "green"}}'
     rows = [{"tools": tools}, {"tools": tools}, {"tools": tools}]
     texts = [call, '{"name": "leaf", "arguments": {}}', "Leaves are green."]
