@@ -1,7 +1,8 @@
 """What a draft writes by itself to function-calling prompts, and how much of it parses as calls.
 
 Online distillation teaches a draft on its own text, so what that holds matters. Each draft answers the prompts of an answers
-file alone, in the verifier's tokens and at the file's temperature, as in training with --data online. Ctrl-C keeps what is written.
+file alone, in the verifier's tokens and at the file's temperature, as in training with --data online. Ctrl-C keeps
+what is written.
 
     python count_calls.py --answers studies/domains/answers/function_calling_users.jsonl --json FILE \\
       --drafts base online=studies/domains/drafts/function_calling_users_online
