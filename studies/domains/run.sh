@@ -175,6 +175,13 @@ python evaluate_acceptance.py paired --pair qwen-coder --results-dir $results/sa
   --prompts domains/chinese_test.jsonl domains/general.jsonl --drafts base chinese_users=$drafts/chinese_users \
   chinese_users_250=$drafts/chinese_users_250
 python evaluate_acceptance.py report --results-dir $results/same_family
+# what saves function calling from forgetting: one pass, more answers (15 minutes)
+python generate_answers.py $pair --prompts domains/function_calling_users.jsonl --limit 66 --top-probs 128 --batch-size 16 \
+  --output $answers/function_calling_users_more.jsonl
+distill function_calling_once --batch-size 1 --passes 1 --answers $answers/function_calling_users.jsonl --limit 20 --loss tvdpp_position
+distill function_calling_60 --batch-size 1 --passes 1 --answers $answers/function_calling_users_more.jsonl --limit 60 \
+  --loss tvdpp_position
+for test in general function_calling_test; do paired domains/$test.jsonl function_calling_once function_calling_60; done
 pages
 if [ "$last" -le 5 ]; then exit; fi
 
