@@ -425,7 +425,7 @@ def test_two_tuned_drafts_on_few_prompts(cli, tree, monkeypatch, prompts):
 
 def test_the_distilled_draft_alone_does_not_decide(cli, tree):
     page = filled(cli, tree, ("base", "distilled-all"), ("qwen-coder",), gain=0.3)
-    assert "The deciding test is not measured yet: other drafts alone were. The change with other" in page
+    assert "The deciding test is not measured yet: other drafts alone were. Taught by the verifier's" in page
     assert "| distilled-all U(T) | Δ disparity, distilled-all |" in page and "Draft: base; the tuned one" in page
     assert "Tuning is not measured yet" not in (tree / "README.md").read_text()
 

@@ -257,6 +257,24 @@ def test_losses_are_compared_within_one_folder(folder):
     assert [row["loss"] for row in rows] == ["kl", analysis.LOSS] and {tuple(row["answers"]) for row in rows} == {(40, 40)}
 
 
+def test_what_saves_function_calling(monkeypatch):
+    def gains(gain: float) -> list[tuple[float, float]]:
+        return [(0.5, 0.5 + gain + 0.001 * number * (-1) ** number) for number in range(4)]
+
+    alone = arm_of("function_calling_users", function_calling=gains(0.17), general=gains(-0.02))
+    more = arm_of("function_calling_60", function_calling=gains(0.18), general=gains(0.01))
+    results = analysis.HERE / "results"
+    rows = analysis.against([alone, more], more["name"], alone["name"], results, ("general", "function_calling"), seed=0)
+    monkeypatch.setattr(tables, "load", lambda file: {"saving": {"function_calling_60": rows, "function_calling_once": []}})
+    words = tables.saving_in_words()
+    assert "`function_calling_60` saves it: on general prompts +0.0095 (" in words and "once" not in words
+    assert " above `function_calling_users`, on its own +0.1795 (" in words
+    rows[0]["apart"] = {"mean": 0.01, "interval": [-0.01, 0.03]}
+    assert "`function_calling_60` was not shown to save it" in tables.saving_in_words()
+    rows.clear()
+    assert tables.saving_in_words() == "Not asked so far."
+
+
 def test_the_rule_on_chinese(monkeypatch):
     arm = {"name": tables.CHINESE, "on": {"chinese": {"mean": 0.02, "interval": [0.01, 0.03], "prompts": 120}}}
     monkeypatch.setattr(tables, "load", lambda file: {"arms": [arm]})
@@ -265,6 +283,21 @@ def test_the_rule_on_chinese(monkeypatch):
     assert "was not shown to be able to learn Chinese" in tables.chinese_in_words()
     del arm["on"]["chinese"]
     assert tables.chinese_in_words() == "Chinese from 250 answers is not measured so far."
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [
+        ([0.94, 0.96], "less, but by less than theirs"),
+        ([0.90, 0.96], "less, as they say"),
+        ([0.98, 1.02], "no difference seen"),
+        ([1.01, 1.02], "more"),
+        (None, "no difference seen"),
+    ],
+)
+def test_less_than_users_queries_and_as_much_less_as_theirs(interval, said):
+    (claim,) = (name for name in tables.THEIRS if name.startswith("synthetic"))
+    assert tables.claim_verdict(claim, {"levels": {"ratio": 1.0, "interval": interval}}) == said
 
 
 def test_two_lines_of_one_domain_are_told_apart_by_their_passes():
@@ -346,7 +379,7 @@ def test_the_draft_with_calls_ships_where_it_costs_little(monkeypatch, call, at,
     assert [one["on"] for one in found] == list(tests) and found[2]["apart"]["mean"] == pytest.approx(call)
     monkeypatch.setattr(tables, "load", lambda file: {"next": {"with_calls": found, "other": []}})
     assert tables.next_in_words().startswith(f"**`with_calls` {said}")
-    assert f"on AT {0.0495 + at:+.4f} (" in tables.next_in_words() and f", {at:+.4f} (" in tables.next_in_words()
+    assert f"on 4 AT prompts {0.0495 + at:+.4f} (" in tables.next_in_words() and f", {at:+.4f} (" in tables.next_in_words()
     found.pop()
     assert tables.next_in_words() == "Not asked so far.", "a test set is missing"
 
@@ -474,7 +507,7 @@ def test_with_everything_measured_the_page_says_all(cli, page):
     assert table.count("| biology | 20 |") == 5 and "not measured" not in table
     said = part(own, "answer")
     assert "\n- **white-box over black-box: depends on the loss**, by KL 0.9" in said and ", by TVD++ 1.0" in said
-    assert "\n- **offline over online: holds**, 1.0" in said and "as users ask: less, as they say**, 0.9" in said
+    assert "\n- **offline over online: holds**, 1.0" in said and "as users ask: less, but by less than theirs**, 0.9" in said
     assert "not measured" not in said
     assert "Forgotten, on general prompts: by biology I" in part(own, "reading")
     assert "another: 0 of 2 changes clearly above zero, 2 clearly below" in part(own, "reading")

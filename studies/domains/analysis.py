@@ -46,6 +46,7 @@ USUAL = (False, 128, None, 42)  # what this study's drafts have: not all weights
 ALONE = {"at": "at_pairs", "biology": "biology_users", "function_calling": "function_calling_users"}  # domain → its draft
 MIXED, FIRST_SHIPPED = "mixed", "distilled_more"  # the draft of all three domains; that of AT and general prompts
 ALL_TEXTS = "everything"  # of LARGER: that of all three domains and general prompts
+SAVING = ("function_calling_once", "function_calling_60")  # fewer passes, more answers than its own draft has
 NEXT = {  # a draft that goes on from another → the one that it might replace, and where both were measured
     "with_calls": (FIRST_SHIPPED, HERE / "results"),  # learnt what MIXED did
     "with_everything": ("with_calls", LARGER),
@@ -450,6 +451,10 @@ def main() -> None:
         "beside": {
             **{name: beside(arms, name, HERE / "results", args.seed) for name in (MIXED, FIRST_SHIPPED)},
             ALL_TEXTS: beside(arms, ALL_TEXTS, LARGER, args.seed, "_250"),
+        },
+        "saving": {
+            name: against(arms, name, ALONE["function_calling"], HERE / "results", ("general", "function_calling"), args.seed)
+            for name in SAVING
         },
         "crossed": against(arms, "biology_users_250", "at_pairs_250", LARGER, ("at", "biology"), args.seed),
         "next": {

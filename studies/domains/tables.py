@@ -381,6 +381,21 @@ def next_in_words() -> str:
     return "\n\n".join(said) or "Not asked so far."
 
 
+def saving_in_words() -> str:
+    """What saves function calling's draft from forgetting, by the page's rule: fewer passes, more answers."""
+    said = []
+    for name, rows in load(STUDY)["saving"].items():
+        found = {one["on"]: one for one in rows}
+        if "general" in found:
+            one = found["general"]
+            rule = "saves it" if verdict(one["apart"]) == "raised" else "was not shown to save it"
+            own = f", on its own {span(found['function_calling']['draft'])}" if "function_calling" in found else ""
+            said.append(
+                f"`{name}` {rule}: on general prompts {span(one['draft'])}, {span(one['apart'])} above `{one['own']}`{own}"
+            )
+    return f"What saves function calling's draft from forgetting: {'; '.join(said)}." if said else "Not asked so far."
+
+
 def chinese_in_words() -> str:
     """Whether the same-family draft can learn Chinese from its verifier, by the page's rule."""
     arms = load(STUDY)["arms"]
@@ -679,6 +694,7 @@ OWN_PARTS: dict[str, Part] = {
     "larger": larger,
     "larger in words": larger_in_words,
     "chinese in words": chinese_in_words,
+    "saving in words": saving_in_words,
     "expected": expected,
     "data": data,
     "queries": queries,
