@@ -268,7 +268,7 @@ def test_what_saves_function_calling(monkeypatch):
     monkeypatch.setattr(tables, "load", lambda file: {"saving": {"function_calling_60": rows, "function_calling_once": []}})
     words = tables.saving_in_words()
     assert "`function_calling_60` saves it: on general prompts +0.0095 (" in words and "once" not in words
-    assert " above `function_calling_users`, on its own +0.1795 (" in words
+    assert " against `function_calling_users`, on its own +0.1795 (" in words
     rows[0]["apart"] = {"mean": 0.01, "interval": [-0.01, 0.03]}
     assert "`function_calling_60` was not shown to save it" in tables.saving_in_words()
     rows.clear()

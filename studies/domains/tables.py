@@ -391,7 +391,7 @@ def saving_in_words() -> str:
             rule = "saves it" if verdict(one["apart"]) == "raised" else "was not shown to save it"
             own = f", on its own {span(found['function_calling']['draft'])}" if "function_calling" in found else ""
             said.append(
-                f"`{name}` {rule}: on general prompts {span(one['draft'])}, {span(one['apart'])} above `{one['own']}`{own}"
+                f"`{name}` {rule}: on general prompts {span(one['draft'])}, {span(one['apart'])} against `{one['own']}`{own}"
             )
     return f"What saves function calling's draft from forgetting: {'; '.join(said)}." if said else "Not asked so far."
 
