@@ -110,6 +110,11 @@ def live_ratios(file: Path) -> tuple[list[dict], list[tuple[str, str, dict]]]:
     return headers, ratios
 
 
+def ratios_of_runs(files: Iterable[Path]) -> list[tuple[Path, list[dict], list[tuple[str, str, dict]]]]:
+    """(file, its header rows, its ratios) by `live_ratios`, of the files that are there."""
+    return [(file, *live_ratios(file)) for file in files if file.exists()]
+
+
 def first_trainings(drafts: dict[str, dict | None]) -> dict[str, str]:
     """draft → the first one of its kind: a draft trained again has the same fields but another random seed.
 

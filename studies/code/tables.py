@@ -13,13 +13,13 @@ from specdec.report import (
     Part,
     difference,
     hardware,
-    live_ratios,
     load,
     new_figure,
     overlaps_of,
     percent,
     picture,
     point,
+    ratios_of_runs,
     run_pages,
     span,
     speed_verdict,
@@ -534,8 +534,7 @@ def live_lengths() -> str:
 def live_tuned() -> str:
     """The tuned drafts at the γ at which the base draft is fastest live, each against base in the same run."""
     sentences = []
-    for file in LIVE_TUNED:
-        headers, ratios = live_ratios(file) if file.exists() else ([], [])
+    for _, headers, ratios in ratios_of_runs(LIVE_TUNED):
         said = [
             f"`{draft}` {speed_verdict(ratio)}, {span(ratio, 3, sign='')}, on {ratio['prompts']} prompts"
             for draft, _, ratio in ratios
@@ -594,7 +593,7 @@ def first_outcome() -> str:
 def second_outcome() -> str:
     expected = "*Fine-tuning narrows the gap between languages:*"
     low = low_gaps()
-    parts = [f"{span(change, 3)} by {name}{gap(change)}" for name, change in low.items()]
+    parts = [", ".join(filter(None, (f"{span(change, 3)} by {name}", gap(change)))) for name, change in low.items()]
     judged = f"{NOT_YET}."
     if parts:
         prompts = pair()["domains"]["low"]["drafts"][DECIDES]["prompts"]
@@ -630,7 +629,7 @@ def other_gaps() -> str:
     others = {name: gap(change) for name, change in gaps_by_training().items() if name != DECIDES}
     if not others:
         return ""
-    wider, narrower = ([f"`{name}`" for name, said in others.items() if said == side] for side in (", wider", ", narrower"))
+    wider, narrower = ([f"`{name}`" for name, said in others.items() if said == side] for side in ("wider", "narrower"))
     said = f"{len(wider)} widened it{named_in(wider)}, {len(narrower)} narrowed it{named_in(narrower)} (Table 3b)"
     return f"Of the other {len(others)} trainings, by overlap, {said}. "
 
@@ -644,7 +643,7 @@ def gaps() -> str:
     prompts = pair().get("domains", {}).get("low", {}).get("drafts", {})
     rows = []
     for name, change in gaps_by_training().items():
-        rows.append([name, str(prompts[name]["prompts"]), span(change, 4), gap(change).removeprefix(", ") or "too few prompts"])
+        rows.append([name, str(prompts[name]["prompts"]), span(change, 4), gap(change) or "too few prompts"])
     if not rows:
         return f"Table 3b, the gap by training: {NOT_YET}."
     return table(["draft", "n, low group", "change of U(T)", "the gap, by the rule above"], rows)
@@ -652,7 +651,7 @@ def gaps() -> str:
 
 def gap(change: dict) -> str:
     """What a change of U(T) says of the gap, as it was fixed; "" where there is no interval."""
-    said = {"raised": ", wider", "lowered": ", narrower"}.get(verdict(change), ", no measurable change")
+    said = {"raised": "wider", "lowered": "narrower"}.get(verdict(change), "no measurable change")
     return said if change["interval"] else ""
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from domains.function_calling import judged
@@ -296,46 +296,38 @@ def square(changes: list[dict]) -> list[dict]:
 
     Of equals the one with most answers.
     """
-    best: dict[tuple, dict] = {}
-    for arm in changes:
-        if arm["loss"] == LOSS and arm["data"] == "offline" and not arm["from_adapter"] and arm["folder"] != str(LARGER):
-            key = (arm["base_model"], arm["domain"], arm["scenario"])
-            if key not in best or breadth(arm) > breadth(best[key]):
-                best[key] = arm
-    return [best[key] for key in sorted(best)]
-
-
-def breadth(arm: dict) -> tuple[int, int]:
-    return len(arm["on"]), arm["answers"]
+    arms = [arm for arm in changes if (arm["loss"], arm["data"]) == (LOSS, "offline")]
+    rows = [arm for arm in arms if not arm["from_adapter"] and arm["folder"] != str(LARGER)]
+    return largest(rows, ("base_model", "domain", "scenario"), lambda arm: len(arm["on"]))
 
 
 def own_drafts(changes: list[dict]) -> list[dict]:
-    """Of each domain alone and draft model, the offline arm of LOSS and scenario I that was measured on most of its prompts.
+    """Of each domain alone and draft model, the `usual` arm that was measured on most prompts of the domain.
 
     Of equals the one with most answers.
     """
-    best: dict[tuple[str, str], dict] = {}
-    for arm in changes:
-        usual = (arm["loss"], arm["data"], arm["scenario"]) == (LOSS, "offline", "I")
-        if usual and arm["domain"] in arm["on"]:
-            key = (arm["base_model"], arm["domain"])
-            if key not in best or weight(arm) > weight(best[key]):
-                best[key] = arm
+    return largest(filter(usual, changes), ("base_model", "domain"), lambda arm: arm["on"][arm["domain"]]["prompts"])
+
+
+def largest(arms: Iterable[dict], fields: tuple[str, ...], size: Callable[[dict], int]) -> list[dict]:
+    """Of arms equal in `fields` the one of the largest `size`, then with most answers; in the order of `fields`."""
+    best: dict[tuple, dict] = {}
+    for arm in sorted(arms, key=lambda arm: (size(arm), arm["answers"]), reverse=True):  # stable: of equals the first
+        best.setdefault(tuple(arm[field] for field in fields), arm)
     return [best[key] for key in sorted(best)]
 
 
-def weight(arm: dict) -> tuple[int, int]:
-    return arm["on"][arm["domain"]]["prompts"], arm["answers"]
+def usual(arm: dict) -> bool:
+    """Of one domain, measured there, of scenario I, offline, by LOSS."""
+    return (arm["loss"], arm["data"], arm["scenario"]) == (LOSS, "offline", "I") and arm["domain"] in arm["on"]
 
 
 def scaling(changes: list[dict]) -> list[dict]:
-    """Arms of scenario I, offline, of LOSS, that differ in the number of answers alone, by domain; two sizes at least."""
+    """The `usual` arms that differ in the number of answers alone, by domain; two sizes at least."""
     groups: dict[tuple, list[dict]] = {}
-    for arm in changes:
-        usual = (arm["loss"], arm["data"], arm["scenario"]) == (LOSS, "offline", "I")
-        if usual and arm["domain"] in arm["on"]:
-            key = (arm["folder"], *(arm[field] for field in FIELDS if field != "answers"))
-            groups.setdefault(key, []).append(arm)
+    for arm in filter(usual, changes):
+        key = (arm["folder"], *(arm[field] for field in FIELDS if field != "answers"))
+        groups.setdefault(key, []).append(arm)
     found = []
     for group in groups.values():
         domain = group[0]["domain"]

@@ -2,8 +2,9 @@
 # Study 1, every command in order. Part 1 was measured in float32, with its time on two cores without bf16 units (100 GFLOP/s), where
 # an answer of up to 200 tokens takes the verifier 13 s; from part 2 on in bf16, with its time on two cores that have them, where it
 # takes 3 s. One folder holds rows of one data type. Each command resumes where it was stopped; `bash studies/domains/run.sh 2` ends
-# behind part 2, as without a number it does behind part 5: part 6 is for a GPU, part 7 needs its draft. The drafts' weights are not in the repository: to measure again, move drafts/ and results/ of this study away first
-# (and of part 1 the tvdpp_position_16 and _32 of study 2).
+# behind part 2, as without a number it does behind part 5: part 6 is for a GPU, part 7 needs its draft. The drafts' weights are not
+# in the repository: to measure again, move drafts/ and results/ of this study away first (and of part 1 the
+# tvdpp_position_16 and _32 of study 2).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 last=${1:-5}

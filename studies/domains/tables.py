@@ -20,6 +20,7 @@ from specdec.report import (
     new_figure,
     picture,
     point,
+    ratios_of_runs,
     run_pages,
     span,
     speed_verdict,
@@ -398,8 +399,7 @@ def saving_in_words() -> str:
 
 def chinese_in_words() -> str:
     """Whether the same-family draft can learn Chinese from its verifier, by the page's rule."""
-    arms = load(STUDY)["arms"]
-    change = next((arm["on"]["chinese"] for arm in arms if arm["name"] == CHINESE and "chinese" in arm["on"]), None)
+    change = change_of(load(STUDY)["arms"], CHINESE, "chinese")
     if change is None:
         return "Chinese from 250 answers is not measured so far."
     rule = "can" if verdict(change) == "raised" else "was not shown to be able to"
@@ -447,9 +447,14 @@ def cost(found: dict[tuple[str, str], dict]) -> list[str]:
     return [f"Against a domain's own draft, on its own prompts, mixing: on {'; on '.join(by_domain)}."] if by_domain else []
 
 
+def change_of(arms: list[dict], name: str, test: str) -> dict | None:
+    """A draft's change on a test set, None where it was not measured."""
+    return next((arm["on"][test] for arm in arms if arm["name"] == name and test in arm["on"]), None)
+
+
 def single_in_words(arms: list[dict]) -> list[str]:
     """The page's rule on steps of one answer, of the draft SINGLE; nothing before it is measured."""
-    general = next((arm["on"]["general"] for arm in arms if arm["name"] == SINGLE and "general" in arm["on"]), None)
+    general = change_of(arms, SINGLE, "general")
     if general is None:
         return []
     rule = {
@@ -642,8 +647,7 @@ def live_in_short() -> list[str]:
 def speed() -> str:
     """Live, a row a draft and domain: tokens a second against the base draft's on the same prompts, of each run."""
     rows, found = [], []
-    for file in (LIVE, LIVE_CALLS, LIVE_SHIPPED, LIVE_PROSE):
-        headers, ratios = live_ratios(file) if file.exists() else ([], [])
+    for file, headers, ratios in ratios_of_runs((LIVE, LIVE_CALLS, LIVE_SHIPPED, LIVE_PROSE)):
         found += headers
         for draft, domain, ratio in ratios:
             cells = [str(ratio["prompts"]), span(ratio, 3, sign=""), speed_verdict(ratio)]
@@ -659,10 +663,9 @@ def speed() -> str:
 def live_in_words() -> str:
     """The draft to use, live, by test set, from the run of most of its prompts."""
     most: dict[str, dict] = {}
-    headers: list[dict] = []
-    for file in (LIVE_SHIPPED, LIVE_PROSE):
-        found, ratios = live_ratios(file) if file.exists() else ([], [])
-        headers += found
+    dtype = ""
+    for _, headers, ratios in ratios_of_runs((LIVE_SHIPPED, LIVE_PROSE)):
+        dtype = headers[0]["conditions"]["dtype"]
         for draft, domain, ratio in ratios:
             if draft == TO_USE and (domain not in most or ratio["prompts"] > most[domain]["prompts"]):
                 most[domain] = ratio
@@ -672,7 +675,6 @@ def live_in_words() -> str:
         f"{speed_verdict(ratio)} on {ratio['prompts']} {spoken(domain)} prompts, {span(ratio, 3, sign='')}"
         for domain, ratio in most.items()
     ]
-    dtype = headers[0]["conditions"]["dtype"]
     what = f"Live in {dtype}, in tokens a second over the base draft's, `{TO_USE}` {'; it '.join(said)}."
     return f"{what} Every run is [in a table](#the-full-tables)."
 
